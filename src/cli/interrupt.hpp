@@ -1,0 +1,17 @@
+#pragma once
+
+namespace flute::cli {
+
+/// Thrown by check_interrupt() and print() after a signal asked the program to stop.
+struct Interrupted {
+  int signal;  ///< SIGINT, SIGTERM or SIGPIPE
+};
+
+/// From now on SIGINT and SIGTERM are only noted; a second one ends the program at once. A broken pipe raises no
+/// signal.
+void catch_interrupts();
+
+/// Throws Interrupted when a signal has come. Commands call it from their progress callbacks.
+void check_interrupt();
+
+}  // namespace flute::cli
