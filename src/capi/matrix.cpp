@@ -1,0 +1,114 @@
+// Threads, matrices and the multiply of the C ABI.
+#include "flute/gemm.hpp"
+
+#include <vector>
+
+#include "capi/guard.hpp"
+
+using namespace flute;        // NOLINT(google-build-using-namespace): this file only translates
+using namespace flute::capi;  // NOLINT(google-build-using-namespace)
+
+extern "C" {
+
+flute_status flute_threads_create(int32_t count, flute_threads** threads) {
+  return guard(__func__, [&] {
+    require(threads, "threads");
+    constexpr int32_t kMostThreads = 4096;  // more is a mistake, not a machine
+    if (count < 0 || count > kMostThreads) {
+      fail(ErrorCode::kInvalidArgument, "count: expected 0..{}, found {}", kMostThreads, count);
+    }
+    *threads = new flute_threads{ThreadPool(count)};
+  });
+}
+
+void flute_threads_destroy(flute_threads* threads) { delete threads; }
+
+int32_t flute_threads_size(const flute_threads* threads) { return threads == nullptr ? 1 : threads->pool.size(); }
+
+flute_status flute_matrix_create(flute_device device, const flute_packed_view* const* segments, int32_t segment_count,
+                                 flute_threads* threads, flute_matrix** matrix) {
+  return guard(__func__, [&] {
+    require(matrix, "matrix");
+    require(segments, "segments");
+    if (segment_count < 1 || segment_count > 4) {
+      fail(ErrorCode::kInvalidArgument, "segment_count: expected 1..4, found {}", segment_count);
+    }
+    std::vector<PackedView> views;
+    for (int32_t i = 0; i < segment_count; ++i) {
+      views.push_back(to_packed_view(segments[i], fmt::format("segments[{}]", i)));
+    }
+    *matrix = make_handle<flute_matrix>(Matrix::from_packed(to_device(device), views, to_pool(threads)));
+  });
+}
+
+void flute_matrix_destroy(flute_matrix* matrix) { delete matrix; }
+
+flute_status flute_matrix_get_info(const flute_matrix* matrix, flute_matrix_info* info) {
+  return guard(__func__, [&] {
+    require(matrix, "matrix");
+    require_size(info, "info");
+    const Matrix& source = matrix->matrix;
+    flute_matrix_info result = {};
+    result.n = source.n();
+    result.k = source.k();
+    result.group_size = source.group_size();
+    result.bits = source.bits();
+    result.segment_count = source.segment_count();
+    result.device = {static_cast<int32_t>(source.device().kind), source.device().index};
+    result.bytes = source.bytes();
+    write_struct(result, info);
+  });
+}
+
+flute_status flute_matrix_to_packed(const flute_matrix* matrix, int32_t segment, flute_packed** packed) {
+  return guard(__func__, [&] {
+    require(matrix, "matrix");
+    require(packed, "packed");
+    const int count = matrix->matrix.segment_count();
+    if (segment < 0 || segment >= count) {
+      fail(ErrorCode::kInvalidArgument, "segment: expected 0..{}, found {}", count - 1, segment);
+    }
+    *packed = make_handle<flute_packed>(matrix->matrix.to_packed(segment));
+  });
+}
+
+flute_status flute_gemm(const flute_matrix* matrix, const flute_gemm_args* given) {
+  return guard(__func__, [&] {
+    require(matrix, "matrix");
+    const flute_gemm_args args = read_struct(given, "args");
+    GemmArgs gemm_args;
+    gemm_args.m = args.m;
+    gemm_args.x = args.x;
+    gemm_args.ldx = args.ldx;
+    gemm_args.y = args.y;
+    gemm_args.ldy = args.ldy;
+    gemm_args.bias = args.bias;
+    gemm_args.dtype = to_dtype(args.dtype, "args.dtype");
+    Execution execution;
+    execution.threads = to_pool(args.threads);
+    execution.stream = args.stream;
+    execution.workspace = args.workspace;
+    execution.workspace_bytes = args.workspace_bytes;
+    gemm(matrix->matrix, gemm_args, execution);
+  });
+}
+
+flute_status flute_gemm_workspace_bytes(const flute_matrix* matrix, int64_t m, flute_dtype dtype, size_t* bytes) {
+  return guard(__func__, [&] {
+    require(matrix, "matrix");
+    require(bytes, "bytes");
+    *bytes = gemm_workspace_bytes(matrix->matrix, m, to_dtype(dtype, "dtype"));
+  });
+}
+
+flute_status flute_workspace_init(flute_device device, void* workspace, size_t bytes, void* /*stream*/) {
+  return guard(__func__, [&] {
+    if (bytes > 0) require(workspace, "workspace");
+    if (to_device(device).kind != Device::Kind::kCpu) {
+      fail(ErrorCode::kUnsupported, "device: expected the CPU, the only one of this build, found CUDA {}",
+           device.index);
+    }
+  });
+}
+
+}  // extern "C"
