@@ -30,8 +30,9 @@ Codebook nf_codebook(int bits);
 /// Symmetric integers -2^(bits-1) .. 2^(bits-1)-1 in ascending order, bits 2..8: GPTQ's and Marlin's grid.
 Codebook int_codebook(int bits);
 
-/// Small floats in code order (sign bit on top): 3 bits e1m1, 4 bits e2m1, 6 bits e2m3 (default) or e3m2, 8 bits e4m3
-/// (finite, OCP "fn": codes that mean NaN repeat the largest magnitude). `variant` is "" or one of those names.
+/// Small floats in code order (sign bit on top), bits 3..8: e1m1, e2m1, e2m2, e2m3 (or e3m2), e3m3, e4m3. Exponent bias
+/// 2^(exponent bits - 1) - 1, subnormals, no infinities (OCP microscaling's rules); e4m3 is OCP's "fn", where the codes
+/// that mean NaN repeat the largest magnitude. `variant` is "" or one of those names.
 Codebook fp_codebook(int bits, std::string_view variant = "");
 
 /// By name: "nf", "int", "fp", or an fp variant such as "e3m2". Throws kInvalidArgument otherwise ("kmeans" is fitted
