@@ -30,13 +30,13 @@ struct ModelConfig {
   bool attention_bias = false, mlp_bias = false;
   RopeConfig rope;
   // Gemma-2
-  double query_pre_attn_scalar = 0;       ///< 0: head_dim
-  double attn_logit_softcapping = 0;      ///< 0: none
+  double query_pre_attn_scalar = 0;   ///< 0: head_dim
+  double attn_logit_softcapping = 0;  ///< 0: none
   double final_logit_softcapping = 0;
-  int64_t sliding_window = 0;             ///< 0: none
-  std::vector<bool> sliding_layers;       ///< per layer
+  int64_t sliding_window = 0;        ///< 0: none
+  std::vector<bool> sliding_layers;  ///< per layer
   int32_t bos_token_id = -1;
-  std::vector<int32_t> eos_token_ids;     ///< generation_config.json first, else config.json
+  std::vector<int32_t> eos_token_ids;  ///< generation_config.json first, else config.json
 };
 
 /// Throws kUnsupported (another architecture or RoPE type) or kInvalidFormat naming `what`, the field, what was

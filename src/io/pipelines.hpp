@@ -19,7 +19,7 @@ using Progress = std::function<void(int64_t done_bytes, int64_t total_bytes, std
 
 struct QuantizeOptions {
   int bits = 4;
-  std::string codebook = "nf";     ///< nf, int, fp (or a variant), kmeans, or a path to a codebook file
+  std::string codebook = "nf";  ///< nf, int, fp (or a variant), kmeans, or a path to a codebook file
   int64_t group_size = 64;
   std::string method = "rtn";
   DType scale_dtype = DType::kF16;
@@ -32,15 +32,15 @@ struct QuantizeOptions {
 
 /// One layer of a plan or a result.
 struct LayerReport {
-  std::string name;             ///< prefix P, or the tensor's name when it is not quantized
+  std::string name;  ///< prefix P, or the tensor's name when it is not quantized
   bool quantized = false;
-  int64_t n = 0, k = 0;         ///< of a 2-D tensor
-  int bits = 0;                 ///< bits of a code; bits of an element when not quantized
+  int64_t n = 0, k = 0;  ///< of a 2-D tensor
+  int bits = 0;          ///< bits of a code; bits of an element when not quantized
   int64_t group_size = 0;
-  std::string codebook;         ///< "nf", ..., or the dtype when not quantized
-  int64_t bytes = 0;            ///< stored
+  std::string codebook;  ///< "nf", ..., or the dtype when not quantized
+  int64_t bytes = 0;     ///< stored
   int64_t elements = 0;
-  double bits_per_weight = 0;   ///< 8 * bytes / elements
+  double bits_per_weight = 0;            ///< 8 * bytes / elements
   std::optional<double> relative_error;  ///< ||W - Wq||_F / ||W||_F where an original was given
 };
 
@@ -48,7 +48,7 @@ struct CheckpointReport {
   std::vector<LayerReport> layers;  ///< every tensor of the checkpoint, quantized ones merged into one entry
   int64_t bytes = 0;
   int64_t elements = 0;
-  double bits_per_weight = 0;           ///< of all weights
+  double bits_per_weight = 0;            ///< of all weights
   double quantized_bits_per_weight = 0;  ///< of the quantized layers alone
 };
 

@@ -16,7 +16,7 @@ namespace flute::io {
 /// One tensor of a safetensors file. `data` is aligned to the element (the reader copies where the file is not).
 struct TensorView {
   std::string name;
-  std::string dtype;            ///< as in the file: "BF16", "F16", "F32", "I32", "U8", ...
+  std::string dtype;  ///< as in the file: "BF16", "F16", "F32", "I32", "U8", ...
   std::vector<int64_t> shape;
   std::span<const std::byte> data;
 };
@@ -25,11 +25,12 @@ struct TensorView {
 DType float_dtype(const TensorView& tensor, const std::filesystem::path& file);
 /// "F32", "F16" or "BF16".
 std::string_view safetensors_name(DType dtype);
-/// Bytes of one element of a safetensors dtype name; 0 when unknown.
-size_t safetensors_dtype_size(std::string_view dtype);
+/// Bits of one element of a safetensors dtype name; 0 when unknown.
+int safetensors_dtype_bits(std::string_view dtype);
 
-/// A memory-mapped safetensors file. Everything in the header is checked on opening: lengths, dtypes, shapes (overflow),
-/// offsets (range, overlap, holes), duplicate names. The header is limited to 100 MB as in the reference implementation.
+/// A memory-mapped safetensors file. Everything in the header is checked on opening: lengths, dtypes, shapes
+/// (overflow), offsets (range, overlap, holes), duplicate names. The header is limited to 100 MB as in the reference
+/// implementation.
 class SafetensorsFile {
  public:
   static SafetensorsFile open(const std::filesystem::path& path);
@@ -40,7 +41,7 @@ class SafetensorsFile {
   ~SafetensorsFile();
 
   const std::filesystem::path& path() const;
-  const std::vector<TensorView>& tensors() const;            ///< in file order
+  const std::vector<TensorView>& tensors() const;              ///< in file order
   const std::map<std::string, std::string>& metadata() const;  ///< `__metadata__`
 
  private:
@@ -54,16 +55,20 @@ struct TensorPlan {
   std::string name;
   std::string dtype;
   std::vector<int64_t> shape;
+  /// Throws kInvalidArgument where the shape overflows or the dtype is unknown.
   int64_t bytes() const;
 };
 
-/// Streams a safetensors file: header from the plans, then each tensor's bytes in the plans' order, in any pieces.
-/// Errors (no space, short write) throw kIo naming the file.
+/// Writes a new safetensors file with every tensor aligned to its element. The whole size is reserved first, so a full
+/// disk is noticed before the work. Tensors may be written in any order, one after another or side by side, each in
+/// pieces that follow one another. Errors (no space, no permission) throw kIo naming the file.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, std::span<const TensorPlan> plans);
+  SafetensorsWriter(SafetensorsWriter&&) noexcept;
   ~SafetensorsWriter();
-  void write(std::span<const std::byte> bytes);
+  /// The next bytes of tensor `index` of the plans.
+  void write(size_t index, std::span<const std::byte> bytes);
   /// Checks that every planned byte came, flushes to the disk (fsync) and closes.
   void finish();
 
