@@ -14,7 +14,6 @@ target_link_libraries(flute_shared PRIVATE flute_capi)  # for what the objects l
 target_link_options(flute_shared PRIVATE -Wl,--version-script=${PROJECT_SOURCE_DIR}/cmake/flute.map -Wl,-z,defs)
 target_include_directories(flute_shared INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
                                                   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
-target_compile_features(flute_shared INTERFACE $<$<COMPILE_LANGUAGE:CXX>:cxx_std_20>)
 
 install(TARGETS flute_shared EXPORT flute)
 install(TARGETS flute_program)
