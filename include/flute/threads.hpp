@@ -5,10 +5,12 @@
 
 namespace flute {
 
-/// A fixed set of worker threads. One parallel_for at a time per pool (callers on other threads wait their turn).
+/// A fixed set of worker threads. One parallel_for at a time per pool: callers on other threads wait their turn, and a
+/// body must not call parallel_for on its own pool.
 class ThreadPool {
  public:
-  /// `count` threads including the caller's; 0: as many as the machine offers this process.
+  /// `count` threads including the caller's; 0: as many as the machine offers this process. Throws kInvalidArgument
+  /// when count is negative or more than the system starts.
   explicit ThreadPool(int count = 0);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

@@ -5,6 +5,7 @@
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/fail.hpp"
@@ -88,19 +89,28 @@ struct ThreadPool::Impl {
     }
     wake.notify_all();
   }
+
+  void stop_all() {
+    stop.store(true, std::memory_order_release);
+    publish();
+    for (std::thread& worker : workers) worker.join();
+  }
 };
 
 ThreadPool::ThreadPool(int count) : impl_(std::make_unique<Impl>()) {
   if (count < 0) fail(ErrorCode::kInvalidArgument, "threads: expected 0 or more, found {}", count);
   if (count == 0) count = available_cpus();
-  for (int i = 1; i < count; ++i) impl_->workers.emplace_back([impl = impl_.get()] { impl->worker(); });
+  try {
+    for (int i = 1; i < count; ++i) impl_->workers.emplace_back([impl = impl_.get()] { impl->worker(); });
+  } catch (const std::exception& error) {
+    const int started = size();
+    impl_->stop_all();
+    fail(ErrorCode::kInvalidArgument, "threads: expected to start {}, the system gave {}: {}", count, started,
+         error.what());
+  }
 }
 
-ThreadPool::~ThreadPool() {
-  impl_->stop.store(true, std::memory_order_release);
-  impl_->publish();
-  for (std::thread& worker : impl_->workers) worker.join();
-}
+ThreadPool::~ThreadPool() { impl_->stop_all(); }
 
 int ThreadPool::size() const { return static_cast<int>(impl_->workers.size()) + 1; }
 
