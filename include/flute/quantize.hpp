@@ -21,17 +21,18 @@ struct RtnOptions {
 };
 
 /// Quantizes `weight` ([n, k] row-major, `dtype`, k a multiple of 32) to the nearest values of `codebook`.
-/// For each group: s = rn(absmax * clip / m) in the scale's dtype first; then t = fp32(w)/fp32(s), and the code is that of
-/// the nearest codebook value, ties to the lower code. s = 0: the code of the value nearest 0.
-/// Throws kInvalidArgument naming row and column of the first NaN or infinity, or when a scale is not finite.
-/// Rows are shared among the pool's threads (null: the calling thread); the result does not depend on their number.
+/// For each group: s = rn(absmax * clip / m) in the scale's dtype first; then t = fp32(w)/fp32(s), and the code is that
+/// of the nearest codebook value, ties to the lower code. s = 0: the code of the value nearest 0. Throws
+/// kInvalidArgument naming row and column of the first NaN or infinity, or when a scale is not finite. Rows are shared
+/// among the pool's threads (null: the calling thread); the result does not depend on their number.
 PackedMatrix quantize_rtn(const void* weight, DType dtype, int64_t n, int64_t k, const Codebook& codebook,
                           const RtnOptions& options, ThreadPool* threads = nullptr);
 
 /// Rows [row_begin, row_end) of the same, written into place (codes, scales of those rows only), single-threaded: the
-/// building block for streaming. `target` has its sizes set (see allocate_packed).
+/// building block for streaming. `target` has its sizes set (see allocate_packed); its row 0 is row `first_row` of the
+/// matrix, so that it may hold a part of it.
 void quantize_rtn_rows(const void* weight, DType dtype, int64_t row_begin, int64_t row_end, const Codebook& codebook,
-                       const RtnOptions& options, PackedMatrix& target);
+                       const RtnOptions& options, PackedMatrix& target, int64_t first_row = 0);
 
 /// A PackedMatrix with every buffer sized and zeroed, the codebook copied in.
 PackedMatrix allocate_packed(int64_t n, int64_t k, int64_t group_size, DType scale_dtype, const Codebook& codebook);

@@ -88,7 +88,7 @@ PackedMatrix allocate_packed(int64_t n, int64_t k, int64_t group_size, DType sca
 }
 
 void quantize_rtn_rows(const void* weight, DType dtype, int64_t row_begin, int64_t row_end, const Codebook& codebook,
-                       const RtnOptions& options, PackedMatrix& target) {
+                       const RtnOptions& options, PackedMatrix& target, int64_t first_row) {
   check(codebook, options, target.n);
   const int64_t k = target.k;
   const int64_t group = target.group_size < 0 ? k : target.group_size;
@@ -101,7 +101,7 @@ void quantize_rtn_rows(const void* weight, DType dtype, int64_t row_begin, int64
 
   for (int64_t row = row_begin; row < row_end; ++row) {
     if (!table || codebook.rows > 1) {
-      const size_t offset = codebook.rows > 1 ? static_cast<size_t>(row) * length : 0;
+      const size_t offset = codebook.rows > 1 ? static_cast<size_t>(row - first_row) * length : 0;
       table.emplace(std::span(codebook.values).subspan(offset, length));
     }
     const auto* source = static_cast<const std::byte*>(weight) + static_cast<size_t>(row * k) * dtype_size(dtype);
@@ -118,11 +118,12 @@ void quantize_rtn_rows(const void* weight, DType dtype, int64_t row_begin, int64
         fail(kInvalid, "row {}, group {}: the scale {} / {} overflows {}", row, g, absmax * options.clip,
              options.max_magnitude, dtype_name(options.scale_dtype));
       }
-      store_from_f32(target.scales.data(), options.scale_dtype, static_cast<size_t>(row * groups + g), scale);
+      store_from_f32(target.scales.data(), options.scale_dtype, static_cast<size_t>((row - first_row) * groups + g),
+                     scale);
       if (scale == 0) std::fill_n(in_group, size, 0.0f);
       nearest_codes(*table, in_group, scale == 0 ? 1.0f : scale, size, codes.data() + begin);
     }
-    pack_codes(codes, codebook.bits, std::span(target.codes).subspan(row * words, words));
+    pack_codes(codes, codebook.bits, std::span(target.codes).subspan((row - first_row) * words, words));
   }
 }
 
