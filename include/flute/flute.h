@@ -8,8 +8,9 @@
  *   flute_last_error_message() says in one line what was wrong, what was expected and what was found.
  * - Handles (flute_threads, flute_packed, flute_matrix, flute_checkpoint) are made by the functions that take a
  *   pointer to a handle last, and freed by their ..._destroy, which accepts NULL.
- * - Structs begin with `size`, to be set to sizeof the struct; set all fields you do not use to 0 (`= {sizeof(x)}`
- * does). A later version may append fields: a caller compiled against this one goes on working.
+ * - Structs begin with `size`, to be set to sizeof the struct; fields you do not use must be 0. In C,
+ *   `flute_gemm_args args = {.size = sizeof(args)};` does both. A later version may append fields: a caller compiled
+ *   against this one goes on working.
  * - Matrices are row-major. A weight matrix is [n, k]: n output features, k input features; k is a multiple of 32.
  * - Buffers must be aligned to their element. Sizes and leading dimensions count elements unless named bytes.
  * - Handles may be used by several threads at once, except while being destroyed. One flute_threads serves one call at

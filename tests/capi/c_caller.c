@@ -8,14 +8,14 @@ flute_status c_caller_multiply(const float* weight, int64_t n, int64_t k, const 
   flute_matrix* matrix = NULL;
   float codebook[16];
   float max_magnitude = 0;
-  flute_packed_view view = {sizeof(view)};
+  flute_packed_view view = {.size = sizeof(view)};
   const flute_packed_view* segments[1] = {&view};
   const flute_device cpu = {FLUTE_CPU, 0};
 
   flute_status status = flute_codebook_named("nf", 4, codebook, &max_magnitude);
   if (status == FLUTE_OK) status = flute_threads_create(2, &threads);
   if (status == FLUTE_OK) {
-    flute_quantize_args args = {sizeof(args)};
+    flute_quantize_args args = {.size = sizeof(args)};
     args.weight = weight;
     args.n = n;
     args.k = k;
@@ -32,7 +32,7 @@ flute_status c_caller_multiply(const float* weight, int64_t n, int64_t k, const 
   if (status == FLUTE_OK) status = flute_dequantize(&view, 0, n, FLUTE_F32, dequantized);
   if (status == FLUTE_OK) status = flute_matrix_create(cpu, segments, 1, threads, &matrix);
   if (status == FLUTE_OK) {
-    flute_gemm_args args = {sizeof(args)};
+    flute_gemm_args args = {.size = sizeof(args)};
     args.m = m;
     args.x = x;
     args.y = y;
