@@ -38,8 +38,8 @@ double normal_quantile(double p) {
   return x;
 }
 
-/// The published table (Dettmers et al. 2023, appendix E). Its authors computed it in single precision, so that the
-/// last digits are not those of the exact quantiles.
+/// The published table (Dettmers et al. 2023, appendix E). It was computed in single precision from a rounded offset:
+/// its last digits are not those of the exact quantiles.
 constexpr std::array<float, 16> kNf4 = {
     -1.0f,
     -0.6961928009986877f,
