@@ -32,5 +32,10 @@ class UsageError : public std::runtime_error {
 // results with print() and notes with note() (terminal.hpp), and shows what takes longer than a second with
 // ProgressBar.
 void add_quantize(CLI::App& app, Command& chosen);
+void add_inspect(CLI::App& app, Command& chosen);
+void add_dequantize(CLI::App& app, Command& chosen);
+void add_perplexity(CLI::App& app, Command& chosen);
+void add_compare(CLI::App& app, Command& chosen);
+void add_generate(CLI::App& app, Command& chosen);
 
 }  // namespace flute::cli

@@ -25,13 +25,21 @@ int complain(int code, std::string_view message) {
   return code;
 }
 
-void add_commands(CLI::App& app, Command& chosen) { add_quantize(app, chosen); }
+/// In the order that `flute --help` shows them.
+void add_commands(CLI::App& app, Command& chosen) {
+  add_quantize(app, chosen);
+  add_inspect(app, chosen);
+  add_dequantize(app, chosen);
+  add_perplexity(app, chosen);
+  add_compare(app, chosen);
+  add_generate(app, chosen);
+}
 
 /// The exit code of a command ended by a signal, as a shell would report it.
 int report_interrupt(int signal) {
   const int code = 128 + signal;
   if (signal == SIGPIPE) return code;
-  return complain(code, "interrupted; nothing was written. Run the same command again to start over.");
+  return complain(code, "interrupted; no file was written or changed. Run the same command again to start over.");
 }
 
 int run(int argc, char** argv) {

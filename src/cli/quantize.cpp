@@ -1,24 +1,175 @@
 #include <CLI/CLI.hpp>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "cli/command.hpp"
+#include "cli/layers.hpp"
+#include "cli/options.hpp"
+#include "cli/progress.hpp"
 #include "cli/terminal.hpp"
+#include "cli/text.hpp"
+#include "flute/threads.hpp"
+#include "io/pipelines.hpp"
 
 namespace flute::cli {
 namespace {
+
 struct Options {
   std::string source, target;
+  io::QuantizeOptions quantize;
+  std::vector<std::string> layer_bits;
+  bool bits_given = false;
+  int threads = 0;
+  bool dry_run = false, json = false;
 };
+
+/// What CLI11 cannot check by itself: options that depend on each other.
+void complete(Options& options) {
+  io::QuantizeOptions& quantize = options.quantize;
+  for (const std::string& regex : quantize.include) check_regex("--include", regex);
+  for (const std::string& regex : quantize.exclude) check_regex("--exclude", regex);
+  for (const std::string& text : options.layer_bits) {
+    quantize.layer_bits.push_back(parse_layer_bits(text));
+    check_codebook(quantize.codebook, quantize.layer_bits.back().second);
+  }
+  check_codebook(quantize.codebook, quantize.bits);
+  // The file says how many bits its table has.
+  if (!options.bits_given && !is_codebook_name(quantize.codebook)) {
+    quantize.bits = io::read_codebook_file(quantize.codebook).bits;
+  }
+  if (options.target.empty() && !options.dry_run) throw UsageError("target is required unless --dry-run is given");
+}
+
+void print_summary(const io::CheckpointReport& before, const io::CheckpointReport& after) {
+  const auto size_before = static_cast<double>(before.bytes);
+  const auto size_after = static_cast<double>(after.bytes);
+  const int64_t quantized = quantized_count(after);
+  print("layers       {} quantized, {} tensors kept as they are\n", quantized,
+        static_cast<int64_t>(after.layers.size()) - quantized);
+  print("size         {} -> {} ({:.2f}x smaller)\n", human_bytes(size_before), human_bytes(size_after),
+        size_before / std::max(size_after, 1.0));
+  print("bits/weight  {:.3f} in the quantized layers, {:.3f} in all (before: {:.3f})\n",
+        after.quantized_bits_per_weight, after.bits_per_weight, before.bits_per_weight);
+}
+
+int dry_run(const Options& options) {
+  const io::CheckpointReport before = io::inspect_checkpoint(options.source);
+  const io::CheckpointReport plan = io::plan_quantization(options.source, options.quantize);
+  if (options.json) {
+    nlohmann::ordered_json json = report_json(plan);
+    json["bytes_before"] = before.bytes;
+    json["dry_run"] = true;
+    print("{}\n", json.dump(2));
+    return 0;
+  }
+  print_table(layer_table(plan));
+  print("\n");
+  print_summary(before, plan);
+  print("nothing written (--dry-run)\n");
+  return 0;
+}
+
+int run(const Options& options) {
+  if (options.dry_run) return dry_run(options);
+  const io::CheckpointReport before = io::inspect_checkpoint(options.source);
+  ThreadPool threads(options.threads);
+  double seconds = 0;
+  io::CheckpointReport after;
+  {
+    ProgressBar bar("quantize");
+    after = io::quantize_checkpoint(
+        options.source, options.target, options.quantize, &threads,
+        [&bar](int64_t done, int64_t total, std::string_view what) { bar.update(done, total, what); });
+    seconds = bar.seconds();
+  }
+  const double rate = static_cast<double>(before.bytes) / std::max(seconds, 1e-9);
+  if (options.json) {
+    nlohmann::ordered_json json = report_json(after);
+    json["bytes_before"] = before.bytes;
+    json["dry_run"] = false;
+    json["seconds"] = seconds;
+    json["bytes_per_second"] = rate;
+    print("{}\n", json.dump(2));
+    return 0;
+  }
+  print_summary(before, after);
+  print("time         {}, {}/s of input with {} {}\n", human_seconds(seconds), human_bytes(rate), threads.size(),
+        threads.size() == 1 ? "thread" : "threads");
+  print("written to   {}\n", options.target);
+  return 0;
+}
+
 }  // namespace
 
 void add_quantize(CLI::App& app, Command& chosen) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("quantize", "Quantize a checkpoint");
-  command->add_option("source", options->source, "Checkpoint folder")->required();
-  command->add_option("target", options->target, "Folder to write")->required();
-  command->footer("Example:\n  flute quantize Llama-3-8B Llama-3-8B-nf4 --bits 4");
-  command->callback([options, &chosen] { chosen = [] { return 0; }; });
+  io::QuantizeOptions& quantize = options->quantize;
+  CLI::App* command =
+      app.add_subcommand("quantize", "Quantize a checkpoint: round weights to a table of 2^bits values");
+  command->add_option("source", options->source, "Hugging Face folder or .safetensors file to read")
+      ->required()
+      ->type_name("SRC");
+  command->add_option("target", options->target, "Folder to write; appears when everything is done")->type_name("DST");
+  CLI::Option* bits =
+      command->add_option("-b,--bits", quantize.bits, "Bits of a code, 2 to 8 (default: 4, or the file's)")
+          ->check(CLI::Range(2, 8))
+          ->type_name("N");
+  command
+      ->add_option("-c,--codebook", quantize.codebook,
+                   "Where the table comes from: nf (NormalFloat, the default), int, fp (or e1m1, e2m1, e2m3, e3m2, "
+                   "e4m3), kmeans (fitted to each matrix), or a JSON file {\"bits\": 3, \"values\": [8 numbers]}")
+      ->type_name("NAME|FILE");
+  command
+      ->add_option("-g,--group-size", quantize.group_size,
+                   "Weights that share a scale: 32, 64 (default), 128, 256, or -1 for a whole row")
+      ->check(CLI::IsMember({32, 64, 128, 256, -1}))
+      ->type_name("N");
+  command
+      ->add_option("--method", quantize.method, "How codes and scales are found: rtn (round to nearest, the default)")
+      ->check(CLI::IsMember({"rtn"}))
+      ->type_name("NAME");
+  add_dtype(*command, "--scale-dtype", quantize.scale_dtype, "Type of the scales");
+  command
+      ->add_option("--clip", quantize.clip,
+                   "Multiply the largest magnitude of a group by this before scaling, 0 < clip <= 1 (default: 1)")
+      ->check([](const std::string& text) {
+        float clip = 0;
+        const bool fits = CLI::detail::lexical_cast(text, clip) && clip > 0 && clip <= 1;
+        return fits ? std::string() : "expected a number above 0 and at most 1, found '" + text + "'";
+      })
+      ->type_name("FACTOR");
+  command
+      ->add_option("--include", quantize.include,
+                   "Also quantize matrices whose name matches this regular expression, e.g. lm_head (may be repeated)")
+      ->type_name("REGEX")
+      ->allow_extra_args(false);
+  command
+      ->add_option("--exclude", quantize.exclude,
+                   "Leave layers as they are whose name matches this regular expression (may be repeated)")
+      ->type_name("REGEX")
+      ->allow_extra_args(false);
+  command
+      ->add_option("--layer-bits", options->layer_bits,
+                   "Other bits for layers whose name matches; the first match wins (may be repeated)")
+      ->type_name("REGEX=N")
+      ->allow_extra_args(false);
+  command->add_flag("--overwrite", quantize.overwrite, "Replace DST if it exists");
+  command->add_flag("--dry-run", options->dry_run, "Show what each layer would become, write nothing");
+  add_threads(*command, options->threads);
+  add_json(*command, options->json);
+  command->footer(
+      "--bits 4 alone means NormalFloat, groups of 64, fp16 scales, the linear layers of the blocks; head and\n"
+      "embedding stay. Other files of the folder are carried over.\n\n"
+      "Examples:\n"
+      "  flute quantize Llama-3-8B Llama-3-8B-nf4 --bits 4\n"
+      "  flute quantize Llama-3-8B mixed --bits 3 --codebook kmeans --layer-bits 'down_proj=4' --include lm_head");
+  command->callback([options, bits, &chosen] {
+    options->bits_given = bits->count() > 0;
+    complete(*options);
+    chosen = [options] { return run(*options); };
+  });
 }
 
 }  // namespace flute::cli

@@ -1,0 +1,82 @@
+#include "cli/options.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <regex>
+#include <string_view>
+#include <utility>
+
+#include "cli/command.hpp"
+#include "flute/codebook.hpp"
+#include "flute/error.hpp"
+
+namespace flute::cli {
+namespace {
+constexpr std::array<std::string_view, 9> kCodebooks = {"nf",   "int",  "fp",   "kmeans", "e1m1",
+                                                        "e2m1", "e2m3", "e3m2", "e4m3"};
+}
+
+void add_threads(CLI::App& command, int& threads) {
+  command.add_option("--threads", threads, "Threads to use (default: as many as the machine offers)")
+      ->check(CLI::Range(1, 1024))
+      ->type_name("N");
+}
+
+void add_json(CLI::App& command, bool& json) {
+  command.add_flag("--json", json, "Print the answer as JSON on standard output");
+}
+
+void add_dtype(CLI::App& command, const std::string& name, DType& dtype, const std::string& description) {
+  const auto set = [&dtype](const std::string& text) { dtype = dtype_from_name(text); };
+  command
+      .add_option_function<std::string>(
+          name, set, fmt::format("{}: fp16, bf16 or fp32 (default: {})", description, dtype_name(dtype)))
+      ->check(CLI::IsMember({"fp16", "bf16", "fp32"}))
+      ->type_name("DTYPE");
+}
+
+std::pair<std::string, int> parse_layer_bits(const std::string& text) {
+  const size_t equals = text.rfind('=');
+  int bits = 0;
+  const char* const end = text.data() + text.size();
+  const char* const digits = equals == std::string::npos ? end : text.data() + equals + 1;
+  const auto [stopped, error] = std::from_chars(digits, end, bits);
+  if (equals == 0 || error != std::errc() || stopped != end || bits < 2 || bits > 8) {
+    throw UsageError(fmt::format("--layer-bits: expected REGEX=N with N from 2 to 8, found '{}'", text));
+  }
+  check_regex("--layer-bits", text.substr(0, equals));
+  return {text.substr(0, equals), bits};
+}
+
+void check_regex(const std::string& option, const std::string& text) {
+  try {
+    const std::regex regex(text, std::regex::ECMAScript);
+  } catch (const std::regex_error& error) {
+    throw UsageError(fmt::format("{}: expected a regular expression, found '{}' ({})", option, text, error.what()));
+  }
+}
+
+bool is_codebook_name(const std::string& codebook) {
+  return std::find(kCodebooks.begin(), kCodebooks.end(), codebook) != kCodebooks.end();
+}
+
+void check_codebook(const std::string& codebook, int bits) {
+  if (!is_codebook_name(codebook)) {
+    std::error_code error;
+    if (std::filesystem::exists(codebook, error)) return;
+    throw UsageError(fmt::format(
+        "--codebook: expected nf, int, fp, e1m1, e2m1, e2m3, e3m2, e4m3, kmeans or a file, found '{}'", codebook));
+  }
+  if (codebook == "kmeans") return;
+  try {
+    named_codebook(codebook, bits);
+  } catch (const Error& error) {
+    throw UsageError(fmt::format("--codebook {}: {}", codebook, error.what()));
+  }
+}
+
+}  // namespace flute::cli
