@@ -76,7 +76,7 @@ std::string draw_strip(const Strip& strip, const Scale& scale, double cell_width
   const double width = left + static_cast<double>(strip.layers) * cell_width + 10;
   const double bottom = static_cast<double>(strip.kinds.size()) * kCellHeight;
   std::string svg = fmt::format(
-      R"(<svg style="width:{0}px" viewBox="0 0 {0} {1}" role="img" aria-label="Relative error of each layer">)",
+      R"(<svg viewBox="0 0 {0} {1}" style="width:{0}px" role="img" aria-label="Relative error of each layer">)",
       coordinate(width), coordinate(bottom + 20));
   const double gap = cell_width > 12 ? 2 : 1;
   for (size_t row = 0; row < strip.kinds.size(); ++row) {
@@ -174,7 +174,7 @@ std::string error_figure(const Comparison& comparison) {
   const double cell_width = std::clamp(860.0 / static_cast<double>(layers), 9.0, 34.0);
 
   std::string html = fmt::format(
-      R"(<p class="legend"><span>‖W − W<sub>q</sub>‖ / ‖W‖, logarithmic</span><span>{}</span></p><div class="strips">)",
+      R"(<p class="legend"><span><em>‖W − W<sub>q</sub>‖ / ‖W‖, logarithmic</em></span><span>{}</span></p><div class="strips">)",
       draw_legend(scale));
   for (const auto& entry : strips) {
     const ModelFacts& facts = comparison.models[entry.first];
@@ -182,7 +182,7 @@ std::string error_figure(const Comparison& comparison) {
     html += fmt::format(
         R"(<figure><figcaption><b class="tag">{}</b> <span class="name">{}</span></figcaption>{}<p class="small">{:.4f} to {:.4f}, largest in {}</p></figure>)",
         entry.first + 1, escape_html(facts.name),
-        draw_strip(strip, scale, cell_width, 6.6 * static_cast<double>(label)), strip.smallest, strip.largest,
+        draw_strip(strip, scale, cell_width, 7.4 * static_cast<double>(label) + 2), strip.smallest, strip.largest,
         escape_html(strip.worst));
   }
   return html + "</div>";

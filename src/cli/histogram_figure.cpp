@@ -18,7 +18,7 @@ std::string draw_histogram(const WeightHistogram& histogram) {
   const Scale x{WeightHistogram::kLow, WeightHistogram::kHigh, kSide, kWidth - kSide, false};
   const double base = kTop + kPlotHeight;
   const size_t tables = histogram.tables.size();
-  const double tick_height = tables <= 1 ? 10 : std::max(3.0, 10 - static_cast<double>(tables));
+  const double tick_height = tables <= 1 ? 10 : std::max(4.0, 12 - static_cast<double>(tables));
   const double strip_end = base + 6 + tick_height * static_cast<double>(tables);
   const double height = strip_end + 22;
   std::string svg = fmt::format(
@@ -41,9 +41,8 @@ std::string draw_histogram(const WeightHistogram& histogram) {
     const bool lines = tables == 1 && histogram.tables[t].size() <= kMostLines;
     for (const double value : histogram.tables[t]) {
       if (value < WeightHistogram::kLow || value > WeightHistogram::kHigh) continue;
-      svg +=
-          fmt::format(R"(<line class="value" x1="{0}" x2="{0}" y1="{1}" y2="{2}"><title>{3:.4f}</title></line>)",
-                      coordinate(x(value)), coordinate(lines ? kTop : top), coordinate(top + tick_height - 1), value);
+      svg += fmt::format(R"(<line class="value" x1="{0}" x2="{0}" y1="{1}" y2="{2}"><title>{3:.4f}</title></line>)",
+                         coordinate(x(value)), coordinate(lines ? kTop : top), coordinate(top + tick_height), value);
     }
   }
   svg += fmt::format(R"(<line class="axis" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>)", coordinate(kSide),

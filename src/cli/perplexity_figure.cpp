@@ -67,10 +67,10 @@ struct Axes {
   std::string svg;
 };
 
-Axes draw_axes(double low_bits, double high_bits, double low, double high) {
+Axes draw_axes(double low_bits, double high_bits, double low, double high, bool logarithmic) {
   Axes axes;
   axes.x = {low_bits, high_bits, kLeft, kWidth - kRight, false};
-  axes.y = {low, high, kHeight - kBottom, kTop, high / low > kLogarithmicFrom};
+  axes.y = {low, high, kHeight - kBottom, kTop, logarithmic};
   for (const double tick : linear_ticks(low_bits, high_bits, 10)) {
     axes.svg += fmt::format(
         R"(<line class="grid" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/><text class="soft" x="{0}" y="{3}" text-anchor="middle">{4}</text>)",
@@ -109,9 +109,12 @@ std::string perplexity_figure(const Comparison& comparison) {
   }
   if (shown.empty()) return "";
   const double pad = std::max(0.3, 0.06 * (high_bits - low_bits));
-  const double room =
-      high / low > kLogarithmicFrom ? std::pow(high / low, 0.08) : 1 + std::max(0.08 * (high / low - 1), 0.004);
-  const Axes axes = draw_axes(low_bits - pad, high_bits + pad, low / room, high * room);
+  // Room above the highest mark for its badge, and below the level of the unquantized model for its label.
+  const bool logarithmic = high / low > kLogarithmicFrom;
+  const double above = logarithmic ? std::pow(high / low, 0.1) : 1 + std::max(0.1 * (high / low - 1), 0.002);
+  const double below = logarithmic ? std::pow(high / low, 0.12) : 1 / (1 - std::max(0.12 * (high / low - 1), 0.002));
+  const Axes axes =
+      draw_axes(low_bits - pad, high_bits + pad, std::max(low / below, 0.5 * low), high * above, logarithmic);
 
   std::vector<std::string> series;
   std::vector<Mark> marks;
@@ -126,13 +129,15 @@ std::string perplexity_figure(const Comparison& comparison) {
   std::string svg = fmt::format(
       R"(<svg viewBox="0 0 {} {}" role="img" aria-label="Perplexity against bits per weight">)", kWidth, kHeight);
   svg += axes.svg;
+  std::vector<Point> taken;
   if (comparison.original && std::isfinite(comparison.models[*comparison.original].perplexity)) {
     const ModelFacts& original = comparison.models[*comparison.original];
     const double y = axes.y(original.perplexity);
     svg += fmt::format(
-        R"(<line class="level" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/><text class="ink halo" x="{3}" y="{4}" text-anchor="end">unquantized: {5}</text>)",
-        coordinate(kLeft), coordinate(kWidth - kRight), coordinate(y), coordinate(kWidth - kRight - 6),
-        coordinate(y - 7), human_number(original.perplexity));
+        R"(<line class="level" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/><text class="ink halo" x="{3}" y="{4}">unquantized: {5}</text>)",
+        coordinate(kLeft), coordinate(kWidth - kRight), coordinate(y), coordinate(kLeft + 8), coordinate(y + 16),
+        human_number(original.perplexity));
+    for (const double x : {20.0, 40.0, 60.0, 80.0, 100.0, 120.0}) taken.push_back({kLeft + x, y + 12});
   }
   for (size_t s = 0; s < series.size(); ++s) {
     std::vector<Point> line;
@@ -144,7 +149,6 @@ std::string perplexity_figure(const Comparison& comparison) {
     for (const Point point : line) points += coordinate(point.x) + ',' + coordinate(point.y) + ' ';
     if (line.size() > 1) svg += fmt::format(R"(<polyline class="trend s{}" points="{}"/>)", s % kSeriesColours, points);
   }
-  std::vector<Point> taken;
   for (const Mark& mark : marks) {
     const ModelFacts& facts = comparison.models[mark.model];
     const Point badge = place_badge(mark, marks, taken);

@@ -29,10 +29,10 @@ h1 { font-size: 26px; line-height: 1.25; margin: 0 0 4px; letter-spacing: -0.01e
 h2 { font-size: 17px; margin: 0 0 2px; }
 p { margin: 0; }
 .lead, .note, .small { color: var(--soft); }
-.note { margin-bottom: 16px; max-width: 85ch; }
+.note { margin-bottom: 16px; max-width: 100ch; }
 .small { font-size: 12.5px; overflow-wrap: anywhere; }
 section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 20px 24px 22px; margin-top: 20px; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } .wide > svg { min-width: 640px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th { color: var(--soft); font-weight: 500; font-size: 13px; vertical-align: bottom; }
 th, td { text-align: right; padding: 8px 0 8px 18px; border-bottom: 1px solid var(--rule); white-space: nowrap; }
@@ -40,6 +40,7 @@ tr:last-child td { border-bottom: 0; }
 th.text, td.text { text-align: left; }
 th:first-child, td:first-child { padding-left: 0; }
 td.model { white-space: normal; overflow-wrap: anywhere; min-width: 170px; }
+td.metered { min-width: 96px; }
 td .meter { display: block; height: 4px; margin-top: 3px; border-radius: 2px; background: var(--bar); margin-left: auto; }
 .tag { display: inline-block; min-width: 20px; height: 20px; border-radius: 10px; padding: 0 5px; margin-right: 4px;
   background: var(--ink); color: var(--card); font-size: 12px; line-height: 20px; text-align: center; font-weight: 600; }
@@ -56,13 +57,13 @@ svg text.number { fill: currentColor; font-size: 11px; font-weight: 600; }
 .area { fill: var(--area); } .value { stroke: var(--s1); stroke-width: 1.2; } .none { fill: var(--none); }
 .legend { display: flex; flex-wrap: wrap; gap: 6px 22px; align-items: center; font-size: 13px; color: var(--soft); }
 .legend span { display: inline-flex; align-items: center; gap: 7px; max-width: 100%; overflow-wrap: anywhere; }
-.legend sub { margin-left: -6px; }
+.legend em { font-style: normal; }
 .key { width: 10px; flex: none; }
 .strips { display: flex; flex-wrap: wrap; gap: 24px 40px; margin-top: 16px; }
 figure { margin: 0; min-width: 0; }
 figcaption { margin-bottom: 8px; font-weight: 600; font-size: 14px; overflow-wrap: anywhere; }
 .strips figure { max-width: 100%; }
-.strips .small, .strips figcaption { max-width: 46ch; }
+.strips figure { min-width: min(290px, 100%); }
 .pair { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); gap: 26px 40px; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; font: 13px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
 footer { color: var(--soft); font-size: 12.5px; margin-top: 18px; }
@@ -98,7 +99,8 @@ std::string heat_style() {
 /// A number with a bar below it that shows its share of the largest of the column.
 std::string metered(const std::string& text, double value, double largest) {
   const double share = largest > 0 && std::isfinite(value) ? std::clamp(value / largest, 0.0, 1.0) : 0;
-  return fmt::format(R"({}<span class="meter" style="width:{}%"></span>)", text, coordinate(100 * share));
+  return fmt::format(R"(<td class="metered">{}<span class="meter" style="width:{}%"></span></td>)", text,
+                     coordinate(100 * share));
 }
 
 std::string table_section(const Comparison& comparison) {
@@ -114,7 +116,7 @@ std::string table_section(const Comparison& comparison) {
     const auto bytes = static_cast<double>(facts.checkpoint.bytes);
     rows += fmt::format(
         "<tr><td><b class=\"tag\">{}</b></td><td class=\"text model\">{}</td><td class=\"text\">{}</td><td>{}</td>"
-        "<td>{:.3f}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>\n",
+        "<td>{:.3f}</td>{}<td>{}</td><td>{}</td>{}</tr>\n",
         i + 1, escape_html(facts.name), escape_html(facts.codebook), escape_html(facts.group), facts.bits_per_weight,
         metered(human_bytes(bytes), bytes, most_bytes), human_number(facts.perplexity),
         increase ? fmt::format("{:+.2f} %", 100 * *increase) : "",
