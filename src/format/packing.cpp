@@ -20,25 +20,48 @@ constexpr uint64_t comb(int ones, int period) {
 // Eight codes fill exactly `bits` bytes. They are moved together in three steps: neighbours at a distance of 8 bits,
 // then pairs at 16, then quadruples at 32.
 template <int bits>
+uint64_t gather(uint64_t x) {
+  x = (x & comb(bits, 16)) | ((x >> (8 - bits)) & (comb(bits, 16) << bits));
+  x = (x & comb(2 * bits, 32)) | ((x >> (16 - 2 * bits)) & (comb(2 * bits, 32) << 2 * bits));
+  return (x & 0xffffffffu) | ((x >> 32) << 4 * bits);
+}
+
+template <int bits>
+uint64_t spread(uint64_t x) {
+  constexpr uint64_t kQuadruple = (uint64_t{1} << 4 * bits) - 1;
+  x = (x & kQuadruple) | ((x >> 4 * bits & kQuadruple) << 32);
+  x = (x & comb(2 * bits, 32)) | ((x & (comb(2 * bits, 32) << 2 * bits)) << (16 - 2 * bits));
+  return (x & comb(bits, 16)) | ((x & (comb(bits, 16) << bits)) << (8 - bits));
+}
+
+// Eight bytes of the stream are moved at once where it has as many left: what is written too much is written again,
+// what is read too much is masked. Only its end takes moves of `bits` bytes.
+template <int bits>
 void pack(const uint8_t* codes, size_t count, std::byte* stream) {
-  for (size_t i = 0; i < count; i += 8, stream += bits) {
+  const size_t whole = count / 8 * bits;
+  for (size_t i = 0, at = 0; i < count; i += 8, at += bits) {
     uint64_t x;
     std::memcpy(&x, codes + i, 8);
-    x = (x & comb(bits, 16)) | ((x >> (8 - bits)) & (comb(bits, 16) << bits));
-    x = (x & comb(2 * bits, 32)) | ((x >> (16 - 2 * bits)) & (comb(2 * bits, 32) << 2 * bits));
-    x = (x & 0xffffffffu) | ((x >> 32) << 4 * bits);
-    std::memcpy(stream, &x, bits);
+    x = gather<bits>(x);
+    if (at + 8 <= whole) {
+      std::memcpy(stream + at, &x, 8);
+    } else {
+      std::memcpy(stream + at, &x, bits);
+    }
   }
 }
 
 template <int bits>
 void unpack(const std::byte* stream, size_t count, uint8_t* codes) {
-  for (size_t i = 0; i < count; i += 8, stream += bits) {
+  const size_t whole = count / 8 * bits;
+  for (size_t i = 0, at = 0; i < count; i += 8, at += bits) {
     uint64_t x = 0;
-    std::memcpy(&x, stream, bits);
-    x = (x & ((uint64_t{1} << 4 * bits) - 1)) | ((x >> 4 * bits) << 32);
-    x = (x & comb(2 * bits, 32)) | ((x & (comb(2 * bits, 32) << 2 * bits)) << (16 - 2 * bits));
-    x = (x & comb(bits, 16)) | ((x & (comb(bits, 16) << bits)) << (8 - bits));
+    if (at + 8 <= whole) {
+      std::memcpy(&x, stream + at, 8);
+    } else {
+      std::memcpy(&x, stream + at, bits);
+    }
+    x = spread<bits>(x);
     std::memcpy(codes + i, &x, 8);
   }
 }

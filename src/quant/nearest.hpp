@@ -1,5 +1,6 @@
 #pragma once
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -17,5 +18,11 @@ struct NearestTable {
   std::array<float, 256> thresholds;  ///< NaN, which no t reaches, from the number of intervals - 1 on
   std::array<uint8_t, 256> codes;     ///< of the intervals
 };
+
+/// The bits of the largest magnitude; 0x7f800000 or more where one of the values is infinite or NaN.
+uint32_t absmax_bits(const float* values, size_t count);
+
+/// codes[i] = the code of the value nearest to values[i] / scale; infinite quotients go to the outermost values.
+void nearest_codes(const NearestTable& table, const float* values, float scale, size_t count, uint8_t* codes);
 
 }  // namespace flute

@@ -29,41 +29,6 @@ void check(const Codebook& codebook, const RtnOptions& options, int64_t n) {
   }
 }
 
-/// The bits of the largest magnitude; magnitudes of floats order as their bits do, NaN above infinity above the rest.
-uint32_t absmax_bits(const float* values, size_t count) {
-  uint32_t result = 0;
-  for (size_t i = 0; i < count; ++i) result = std::max(result, std::bit_cast<uint32_t>(values[i]) & 0x7fffffffu);
-  return result;
-}
-
-/// codes[i] = the code of the value nearest to values[i] / scale.
-void nearest_codes(const NearestTable& table, const float* values, float scale, size_t count, uint8_t* codes) {
-  constexpr size_t kBlock = 64;
-  float t[kBlock];
-  uint32_t interval[kBlock];
-  // The upper (up to) four bits of the interval by counting, the others by bisection.
-  const int coarse_bits = std::min(table.bits, 4);
-  const uint32_t step = 1u << (table.bits - coarse_bits);
-  for (size_t begin = 0; begin < count; begin += kBlock) {
-    const size_t size = std::min(kBlock, count - begin);
-    for (size_t i = 0; i < size; ++i) t[i] = values[begin + i] / scale;
-    for (size_t i = 0; i < size; ++i) interval[i] = 0;
-    for (uint32_t j = 1; j < 1u << coarse_bits; ++j) {
-      const float threshold = table.thresholds[j * step - 1];
-      for (size_t i = 0; i < size; ++i) interval[i] += t[i] >= threshold ? step : 0;
-    }
-    for (uint32_t half = step / 2; half > 0; half /= 2) {
-      const float* thresholds = table.thresholds.data() + half - 1;
-      for (size_t i = 0; i < size; ++i) interval[i] += t[i] >= thresholds[interval[i]] ? half : 0;
-    }
-    if (table.ascending) {
-      for (size_t i = 0; i < size; ++i) codes[begin + i] = static_cast<uint8_t>(interval[i]);
-    } else {
-      for (size_t i = 0; i < size; ++i) codes[begin + i] = table.codes[interval[i]];
-    }
-  }
-}
-
 [[noreturn]] void fail_not_finite(const float* values, int64_t row, int64_t first_column) {
   int64_t i = 0;
   while (std::isfinite(values[i])) ++i;
