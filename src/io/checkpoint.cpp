@@ -1,6 +1,7 @@
 #include "io/checkpoint.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <set>
 #include <unordered_map>
 #include <utility>
@@ -15,7 +16,10 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr std::string_view kPackedSuffix = ".weight_packed";
+constexpr const char* kPackedSuffix = ".weight_packed";
+constexpr const char* kScaleSuffix = ".weight_scale";
+constexpr const char* kCodebookSuffix = ".weight_codebook";
+constexpr const char* kOffsetSuffix = ".weight_offset";
 
 /// The shard an index names, as a path below the folder.
 fs::path checked_shard_name(const std::string& name, const std::string& tensor, const fs::path& index) {
@@ -136,7 +140,7 @@ Checkpoint Checkpoint::from_parts(const fs::path& path, Json config, std::vector
              file.path().string(), printable(tensor.name), other->second.file->path().string());
       }
       if (impl->quantization && tensor.name.ends_with(kPackedSuffix)) {
-        impl->quantized_layers.push_back(tensor.name.substr(0, tensor.name.size() - kPackedSuffix.size()));
+        impl->quantized_layers.push_back(tensor.name.substr(0, tensor.name.size() - std::strlen(kPackedSuffix)));
       }
     }
   }
@@ -197,6 +201,16 @@ void expect_dtype(const TensorView& tensor, const fs::path& file, std::string_vi
 
 }  // namespace
 
+std::string_view Checkpoint::layer_of(std::string_view name) const {
+  if (!is_quantized()) return {};
+  for (const std::string_view suffix : {kPackedSuffix, kScaleSuffix, kCodebookSuffix, kOffsetSuffix}) {
+    if (!name.ends_with(suffix)) continue;
+    const std::string_view prefix = name.substr(0, name.size() - suffix.size());
+    return find(std::string(prefix) + kPackedSuffix) == nullptr ? std::string_view() : prefix;
+  }
+  return {};
+}
+
 PackedView Checkpoint::packed_layer(std::string_view prefix, bool check_values) const {
   if (!impl_->quantization) {
     fail(ErrorCode::kInvalidArgument, "{}: expected a quantized checkpoint, found one without flute's config",
@@ -204,9 +218,9 @@ PackedView Checkpoint::packed_layer(std::string_view prefix, bool check_values) 
   }
   const auto& settings = impl_->quantization->layer(prefix);
   const std::string name(prefix);
-  const Impl::Entry& packed = impl_->entry(name + ".weight_packed");
-  const Impl::Entry& scale = impl_->entry(name + ".weight_scale");
-  const Impl::Entry& codebook = impl_->entry(name + ".weight_codebook");
+  const Impl::Entry& packed = impl_->entry(name + kPackedSuffix);
+  const Impl::Entry& scale = impl_->entry(name + kScaleSuffix);
+  const Impl::Entry& codebook = impl_->entry(name + kCodebookSuffix);
   const std::string settings_text = fmt::format("{} bits, group size {}", settings.bits, settings.group_size);
 
   expect_dtype(*packed.tensor, packed.file->path(), "I32");
@@ -233,8 +247,8 @@ PackedView Checkpoint::packed_layer(std::string_view prefix, bool check_values) 
   expect_shape(*codebook.tensor, codebook.file->path(), settings_text, {{entries}, {view.n, entries}});
   view.codebook = {reinterpret_cast<const float*>(codebook.tensor->data.data()), codebook.tensor->data.size() / 4};
 
-  if (find(name + ".weight_offset") != nullptr) {
-    const Impl::Entry& offset = impl_->entry(name + ".weight_offset");
+  if (find(name + kOffsetSuffix) != nullptr) {
+    const Impl::Entry& offset = impl_->entry(name + kOffsetSuffix);
     expect_dtype(*offset.tensor, offset.file->path(), scale.tensor->dtype);
     expect_shape(*offset.tensor, offset.file->path(), settings_text, {{view.n, view.groups()}});
     view.offsets = offset.tensor->data.data();

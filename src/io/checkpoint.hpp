@@ -43,6 +43,8 @@ class Checkpoint {
   const QuantizationConfig* quantization() const;  ///< null unless is_quantized()
   /// Names P of the quantized layers (those with `P.weight_packed`), in file order; empty unless is_quantized().
   const std::vector<std::string>& quantized_layers() const;
+  /// P where tensor `name` is P.weight_packed, _scale, _codebook or _offset of a quantized layer; empty otherwise.
+  std::string_view layer_of(std::string_view name) const;
   /// The packed matrix of layer `prefix`, its shapes and dtypes checked against config.json's bits and group size, and
   /// with `check_values` (which reads them all) its scales and codebook for infinities and NaN. Points into the mapped
   /// file.

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "base/fail.hpp"
 
@@ -88,6 +89,73 @@ std::string read_file(const std::filesystem::path& path, size_t max_bytes) {
   }
 }
 
+OutputFile::OutputFile(const std::filesystem::path& path)
+    : path_(path), fd_(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) {
+  if (fd_.get() < 0) fail_errno(path, "create", errno);
+}
+
+void OutputFile::reserve(int64_t bytes) {
+#if defined(__linux__)
+  if (bytes == 0 || ::fallocate(fd_.get(), 0, 0, bytes) == 0) return;
+  if (errno == ENOSPC || errno == EFBIG || errno == EDQUOT) {
+    const int error = errno;
+    fail_errno(path_, fmt::format("reserve {} bytes", bytes), error);
+  }
+#endif
+}
+
+void OutputFile::write_at(int64_t offset, std::span<const std::byte> bytes) {
+  // Sending what is written to the disk as we go lets fsync, at the end, find little left to do.
+  constexpr int64_t kFlushBytes = int64_t{32} << 20;
+  while (!bytes.empty()) {
+    const ssize_t count = ::pwrite(fd_.get(), bytes.data(), bytes.size(), offset);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail_errno(path_, "write", errno);
+    if (count == 0) fail_errno(path_, "write", ENOSPC);
+    bytes = bytes.subspan(static_cast<size_t>(count));
+    offset += count;
+    unflushed_ += count;
+  }
+#if defined(__linux__)
+  if (unflushed_ >= kFlushBytes) {
+    ::sync_file_range(fd_.get(), 0, 0, SYNC_FILE_RANGE_WRITE);
+    unflushed_ = 0;
+  }
+#endif
+}
+
+void OutputFile::finish() {
+  if (::fsync(fd_.get()) != 0) fail_errno(path_, "write", errno);
+  if (::close(fd_.release()) != 0) fail_errno(path_, "write", errno);
+}
+
+void write_file(const std::filesystem::path& path, std::string_view text) {
+  OutputFile file(path);
+  file.write_at(0, std::as_bytes(std::span(text)));
+  file.finish();
+}
+
+void copy_contents(const std::filesystem::path& source, const std::filesystem::path& target) {
+  const FileDescriptor input = open_for_reading(source);
+  OutputFile output(target);
+  std::vector<std::byte> buffer(size_t{1} << 20);
+  for (int64_t offset = 0;;) {
+    const ssize_t count = ::read(input.get(), buffer.data(), buffer.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) fail_errno(source, "read", errno);
+    if (count == 0) break;
+    output.write_at(offset, std::span(buffer).first(static_cast<size_t>(count)));
+    offset += count;
+  }
+  output.finish();
+}
+
+void flush_folder(const std::filesystem::path& path) {
+  const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  // Some file systems cannot flush a folder (EINVAL); there is nothing more to be done on those.
+  if (fd.get() < 0 || (::fsync(fd.get()) != 0 && errno != EINVAL)) fail_errno(path, "flush", errno);
+}
+
 MappedFile::MappedFile(const std::filesystem::path& path) {
   const FileDescriptor fd = open_for_reading(path);
   struct stat status {};
@@ -110,12 +178,20 @@ MappedFile::~MappedFile() {
   if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
 }
 
-void release_pages(std::span<const std::byte> mapped) {
-  // Whole pages inside the range only; a failure costs memory, not correctness.
+namespace {
+
+/// The whole pages inside the range, or, with `outer`, those that it touches. A failure costs speed, not correctness.
+void advise(std::span<const std::byte> mapped, int advice, bool outer) {
   const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = (reinterpret_cast<uintptr_t>(mapped.data()) + page - 1) / page * page;
-  const auto end = reinterpret_cast<uintptr_t>(mapped.data() + mapped.size()) / page * page;
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  const auto address = reinterpret_cast<uintptr_t>(mapped.data());
+  const uintptr_t begin = (address + (outer ? 0 : page - 1)) / page * page;
+  const uintptr_t end = (address + mapped.size() + (outer ? page - 1 : 0)) / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, advice);
 }
+
+}  // namespace
+
+void prefetch_pages(std::span<const std::byte> mapped) { advise(mapped, MADV_WILLNEED, true); }
+void release_pages(std::span<const std::byte> mapped) { advise(mapped, MADV_DONTNEED, false); }
 
 }  // namespace flute::io

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -37,6 +38,27 @@ class FileDescriptor {
 /// Opens a regular file (or a link to one) for reading; throws kIo naming it.
 FileDescriptor open_for_reading(const std::filesystem::path& path);
 
+/// A new file. Errors (it exists, no space, no permission) throw kIo naming it.
+class OutputFile {
+ public:
+  explicit OutputFile(const std::filesystem::path& path);
+  /// Takes `bytes` of disk now, so that a full disk is noticed before the work, where the file system can.
+  void reserve(int64_t bytes);
+  void write_at(int64_t offset, std::span<const std::byte> bytes);
+  /// Flushes to the disk (fsync) and closes.
+  void finish();
+
+ private:
+  std::filesystem::path path_;
+  FileDescriptor fd_;
+  int64_t unflushed_ = 0;
+};
+
+void write_file(const std::filesystem::path& path, std::string_view text);
+void copy_contents(const std::filesystem::path& source, const std::filesystem::path& target);
+/// fsync of a folder: makes names created in it or renamed into it last.
+void flush_folder(const std::filesystem::path& path);
+
 /// A regular file mapped read-only. It must not shrink while it is mapped.
 class MappedFile {
  public:
@@ -51,7 +73,8 @@ class MappedFile {
   std::span<const std::byte> bytes_;
 };
 
-/// Tells the system that this part of a mapped file will not be read again soon, so that it stops counting as resident.
+/// Tells the system that this part of a mapped file will be read next / will not be read again soon.
+void prefetch_pages(std::span<const std::byte> mapped);
 void release_pages(std::span<const std::byte> mapped);
 
 }  // namespace flute::io
