@@ -55,7 +55,7 @@ def write_shard(path, tensors, random):
     pool = bf16(random.standard_normal(1 << 20, dtype=numpy.float32) * numpy.float32(0.02))
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for name, shape in tensors:
+        for _, shape in tensors:
             count = int(numpy.prod(shape))
             if len(shape) == 1:
                 file.write(bf16(numpy.ones(count, numpy.float32)).tobytes())
