@@ -47,7 +47,7 @@ nlohmann::ordered_json comparison_json(const Comparison& comparison) {
     model["bytes"] = facts.checkpoint.bytes;
     model["perplexity"] = facts.perplexity;
     model["predictions"] = facts.predictions;
-    if (const auto increase = perplexity_increase(comparison, i)) model["perplexity_increase"] = *increase;
+    if (const auto increase = comparison.perplexity_increase(i)) model["perplexity_increase"] = *increase;
     model["decode_tokens_per_second"] = facts.decode_tokens_per_second;
     if (!comparison.prompt.empty()) model["sample"] = facts.sample;
     json["models"].push_back(std::move(model));
@@ -66,7 +66,7 @@ Table comparison_table(const Comparison& comparison) {
                {"decode tokens/s"}});
   for (size_t i = 0; i < comparison.models.size(); ++i) {
     const ModelFacts& facts = comparison.models[i];
-    const auto increase = perplexity_increase(comparison, i);
+    const auto increase = comparison.perplexity_increase(i);
     table.add_row({facts.name, facts.codebook, facts.group, fmt::format("{:.3f}", facts.bits_per_weight),
                    human_bytes(static_cast<double>(facts.checkpoint.bytes)), human_number(facts.perplexity),
                    increase ? fmt::format("{:+.2f} %", 100 * *increase) : "",

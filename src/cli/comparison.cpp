@@ -125,9 +125,4 @@ Comparison compare_models(const ComparisonOptions& options, ThreadPool& threads)
   return comparison;
 }
 
-std::optional<double> perplexity_increase(const Comparison& comparison, size_t model) {
-  if (!comparison.original || *comparison.original == model) return std::nullopt;
-  return comparison.models[model].perplexity / comparison.models[*comparison.original].perplexity - 1;
-}
-
 }  // namespace flute::cli

@@ -36,6 +36,13 @@ struct Comparison {
   std::string prompt;  ///< of the samples; empty: none
   std::vector<ModelFacts> models;
   std::optional<size_t> original;  ///< the first unquantized model
+
+  /// How much higher the model's perplexity is than the original's, as a fraction; nothing for the original itself or
+  /// without one.
+  std::optional<double> perplexity_increase(size_t model) const {
+    if (!original || *original == model) return std::nullopt;
+    return models[model].perplexity / models[*original].perplexity - 1;
+  }
 };
 
 struct ComparisonOptions {
@@ -49,8 +56,5 @@ struct ComparisonOptions {
 
 /// Measures the models one after the other. Shows progress, throws Interrupted on Ctrl-C.
 Comparison compare_models(const ComparisonOptions& options, ThreadPool& threads);
-
-/// How much higher the perplexity is than the original's, as a fraction; nothing for the original or without one.
-std::optional<double> perplexity_increase(const Comparison& comparison, size_t model);
 
 }  // namespace flute::cli

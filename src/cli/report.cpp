@@ -112,7 +112,7 @@ std::string table_section(const Comparison& comparison) {
   std::string rows;
   for (size_t i = 0; i < comparison.models.size(); ++i) {
     const ModelFacts& facts = comparison.models[i];
-    const auto increase = perplexity_increase(comparison, i);
+    const auto increase = comparison.perplexity_increase(i);
     const auto bytes = static_cast<double>(facts.checkpoint.bytes);
     rows += fmt::format(
         "<tr><td><b class=\"tag\">{}</b></td><td class=\"text model\">{}</td><td class=\"text\">{}</td><td>{}</td>"
