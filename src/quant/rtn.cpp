@@ -55,8 +55,9 @@ PackedMatrix allocate_packed(int64_t n, int64_t k, int64_t group_size, DType sca
 void quantize_rtn_rows(const void* weight, DType dtype, int64_t row_begin, int64_t row_end, const Codebook& codebook,
                        const RtnOptions& options, PackedMatrix& target, int64_t first_row) {
   check(codebook, options, target.n);
-  if (row_begin < 0 || row_end < row_begin || row_end > target.n) {
-    fail(kInvalid, "quantize: expected rows within 0..{}, found {}..{}", target.n, row_begin, row_end);
+  if (first_row < 0 || row_begin < first_row || row_end < row_begin || row_end - first_row > target.n) {
+    fail(kInvalid, "quantize: expected rows within {}..{}, found {}..{}", first_row, first_row + target.n, row_begin,
+         row_end);
   }
   if (target.bits != codebook.bits || target.group_size != options.group_size ||
       target.scale_dtype != options.scale_dtype) {
