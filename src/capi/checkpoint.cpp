@@ -54,6 +54,7 @@ flute_status flute_checkpoint_load_matrix(const flute_checkpoint* checkpoint, fl
       fail(ErrorCode::kInvalidArgument, "layer_count: expected 1..4, found {}", layer_count);
     }
     std::vector<PackedView> views;
+    views.reserve(static_cast<size_t>(layer_count));
     for (int32_t i = 0; i < layer_count; ++i) {
       require(layers[i], fmt::format("layers[{}]", i));
       views.push_back(checkpoint->checkpoint.packed_layer(layers[i]));

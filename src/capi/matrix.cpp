@@ -34,6 +34,7 @@ flute_status flute_matrix_create(flute_device device, const flute_packed_view* c
       fail(ErrorCode::kInvalidArgument, "segment_count: expected 1..4, found {}", segment_count);
     }
     std::vector<PackedView> views;
+    views.reserve(static_cast<size_t>(segment_count));
     for (int32_t i = 0; i < segment_count; ++i) {
       views.push_back(to_packed_view(segments[i], fmt::format("segments[{}]", i)));
     }
