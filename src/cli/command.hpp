@@ -37,5 +37,6 @@ void add_dequantize(CLI::App& app, Command& chosen);
 void add_perplexity(CLI::App& app, Command& chosen);
 void add_compare(CLI::App& app, Command& chosen);
 void add_generate(CLI::App& app, Command& chosen);
+void add_tokenize(CLI::App& app, Command& chosen);
 
 }  // namespace flute::cli

@@ -123,12 +123,12 @@ void add_compare(CLI::App& app, Command& chosen) {
       ->required()
       ->type_name("FILE");
   command->add_option("--window", compare.window, "Tokens the model sees at once (default: 512)")
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 20).description(""))
       ->type_name("N");
   command->add_option("--generate", compare.prompt, "Also show how each model continues this text")
       ->type_name("PROMPT");
   command->add_option("-n,--tokens", compare.new_tokens, "Tokens generated for the speed and the samples (default: 64)")
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 20).description(""))
       ->type_name("N");
   command
       ->add_option(

@@ -3,6 +3,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,8 @@
 #include "cli/terminal.hpp"
 #include "cli/text.hpp"
 #include "flute/threads.hpp"
+#include "io/model_config.hpp"
+#include "model/chat.hpp"
 #include "model/model.hpp"
 #include "model/tokenizer.hpp"
 
@@ -31,12 +34,22 @@ struct Options {
 
 double rate(int64_t count, double seconds) { return seconds > 0 ? static_cast<double>(count) / seconds : 0; }
 
+std::vector<int32_t> prompt_ids(const Options& options, const io::ModelConfig& config,
+                                const model::Tokenizer& tokenizer, const std::string& prompt) {
+  if (options.chat) return model::chat_prompt_ids(config.architecture, tokenizer, prompt);
+  std::vector<int32_t> ids = tokenizer.encode(prompt);
+  if (ids.empty()) fail(ErrorCode::kInvalidArgument, "prompt: expected text, found nothing to continue");
+  return ids;
+}
+
 int run(Options options) {
   const std::string prompt = options.prompt == "-" ? read_text("-", true) : options.prompt;
   if (!options.seed_given) options.sampling.seed = std::random_device{}();
+  const io::ModelConfig config = io::read_model_config(options.model);
   const auto tokenizer = model::Tokenizer::load(std::filesystem::path(options.model) / "tokenizer.json");
-  const std::vector<int32_t> prompt_ids = tokenizer.encode(prompt);
-  if (prompt_ids.empty()) fail(ErrorCode::kInvalidArgument, "prompt: expected text, found nothing to continue");
+  const std::vector<int32_t> ids = prompt_ids(options, config, tokenizer, prompt);
+  std::vector<int32_t> eos = config.eos_token_ids;
+  if (options.chat) eos.push_back(model::chat_end_id(config.architecture, tokenizer));
   ThreadPool threads(options.threads);
   const auto model = model::Model::load(options.model, &threads);
 
@@ -46,7 +59,7 @@ int run(Options options) {
     write_out(text);
     flush_out();
   };
-  for (const int32_t id : prompt_ids) {
+  for (const int32_t id : ids) {
     const std::string text = decoder.push(id);
     if (!options.chat) show(text);
   }
@@ -67,6 +80,7 @@ int run(Options options) {
     nlohmann::ordered_json json;
     json["ids"] = result.ids;
     json["text"] = tokenizer.decode(result.ids);
+    json["new_text"] = tokenizer.decode(std::span(result.ids).subspan(static_cast<size_t>(result.prompt_tokens)));
     json["prompt_tokens"] = result.prompt_tokens;
     json["new_tokens"] = result.new_tokens;
     json["prompt_tokens_per_second"] = prompt_rate;
@@ -96,18 +110,18 @@ void add_generate(CLI::App& app, Command& chosen) {
       ->required()
       ->type_name("TEXT");
   command->add_option("-n,--tokens", options->new_tokens, "At most this many new tokens (default: 128)")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 24))
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 24).description(""))
       ->type_name("N");
   command
       ->add_option("--temperature", sampling.temperature,
                    "0 (default): always the most probable token; higher: more variety")
-      ->check(CLI::Range(0.0F, 100.0F))
+      ->check(CLI::Range(0.0F, 100.0F).description(""))
       ->type_name("T");
   command->add_option("--top-p", sampling.top_p, "Draw from the most probable tokens that sum to P (default: 1, all)")
-      ->check(CLI::Range(0.0F, 1.0F))
+      ->check(CLI::Range(0.0F, 1.0F).description(""))
       ->type_name("P");
   command->add_option("--top-k", sampling.top_k, "Draw from the K most probable tokens (default: 0, all)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(0, 1 << 24).description(""))
       ->type_name("K");
   CLI::Option* seed =
       command->add_option("--seed", sampling.seed, "Makes draws repeatable (default: a random one)")->type_name("N");

@@ -73,7 +73,10 @@ Table layer_table(const io::CheckpointReport& report) {
                                         {"table", Table::Align::kLeft}, {"bytes"}, {"bits/weight"}};
   if (errors) columns.push_back({"rel. error"});
   Table table(std::move(columns));
-  for (const LayerReport& layer : report.layers) {
+  std::vector<LayerReport> layers = report.layers;
+  std::stable_sort(layers.begin(), layers.end(),
+                   [](const LayerReport& a, const LayerReport& b) { return natural_less(a.name, b.name); });
+  for (const LayerReport& layer : layers) {
     std::vector<std::string> row = {layer.name,
                                     shape_text(layer),
                                     std::to_string(layer.bits),

@@ -6,7 +6,8 @@
 
 namespace flute::cli {
 
-/// One row for each tensor of a checkpoint, the totals below; a column for the relative error where there is one.
+/// One row for each tensor of a checkpoint in the order of their names, the totals below; a column for the relative
+/// error where there is one.
 Table layer_table(const io::CheckpointReport& report);
 
 /// The same for scripts. "layers" are the quantized layers (of a plain checkpoint: all its matrices), "tensors" the

@@ -2,6 +2,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <new>
 #include <string>
 #include <string_view>
@@ -9,6 +10,7 @@
 #include "cli/command.hpp"
 #include "cli/interrupt.hpp"
 #include "cli/terminal.hpp"
+#include "cli/text.hpp"
 #include "flute/error.hpp"
 
 namespace flute::cli {
@@ -25,6 +27,15 @@ int complain(int code, std::string_view message) {
   return code;
 }
 
+/// Help whose descriptions end before column 100, whatever their length.
+class WrappingFormatter : public CLI::Formatter {
+ public:
+  std::string make_option_desc(const CLI::Option* option) const override {
+    constexpr size_t kWidth = 100;
+    return wrap(option->get_description(), kWidth - get_column_width());
+  }
+};
+
 /// In the order that `flute --help` shows them.
 void add_commands(CLI::App& app, Command& chosen) {
   add_quantize(app, chosen);
@@ -33,6 +44,7 @@ void add_commands(CLI::App& app, Command& chosen) {
   add_perplexity(app, chosen);
   add_compare(app, chosen);
   add_generate(app, chosen);
+  add_tokenize(app, chosen);
 }
 
 /// The exit code of a command ended by a signal, as a shell would report it.
@@ -40,6 +52,14 @@ int report_interrupt(int signal) {
   const int code = 128 + signal;
   if (signal == SIGPIPE) return code;
   return complain(code, "interrupted; no file was written or changed. Run the same command again to start over.");
+}
+
+std::string unknown_command(const CLI::App& app, const std::string& typed) {
+  std::string names;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  return "expected a command (" + names + "), found '" + typed + "'";
 }
 
 int run(int argc, char** argv) {
@@ -51,6 +71,7 @@ int run(int argc, char** argv) {
   app.require_subcommand(0, 1);
   app.failure_message(CLI::FailureMessage::simple);
   app.footer("Each command explains itself: flute quantize --help");
+  app.formatter(std::make_shared<WrappingFormatter>());
   Command chosen;
   add_commands(app, chosen);
   try {
@@ -59,6 +80,7 @@ int run(int argc, char** argv) {
     return app.exit(help);
   } catch (const CLI::ParseError& error) {
     const auto typed = app.get_subcommands();
+    if (typed.empty() && argc > 1 && argv[1][0] != '-') return complain(kUsage, unknown_command(app, argv[1]));
     const std::string command = typed.empty() ? "flute" : "flute " + typed.front()->get_name();
     return complain(kUsage, std::string(error.what()) + " (see " + command + " --help)");
   }

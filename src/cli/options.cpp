@@ -22,7 +22,7 @@ constexpr std::array<std::string_view, 9> kCodebooks = {"nf",   "int",  "fp",   
 
 void add_threads(CLI::App& command, int& threads) {
   command.add_option("--threads", threads, "Threads to use (default: as many as the machine offers)")
-      ->check(CLI::Range(1, 1024))
+      ->check(CLI::Range(1, 1024).description(""))
       ->type_name("N");
 }
 
@@ -35,7 +35,7 @@ void add_dtype(CLI::App& command, const std::string& name, DType& dtype, const s
   command
       .add_option_function<std::string>(
           name, set, fmt::format("{}: fp16, bf16 or fp32 (default: {})", description, dtype_name(dtype)))
-      ->check(CLI::IsMember({"fp16", "bf16", "fp32"}))
+      ->check(CLI::IsMember({"fp16", "bf16", "fp32"}).description(""))
       ->type_name("DTYPE");
 }
 

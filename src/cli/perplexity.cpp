@@ -61,7 +61,7 @@ void add_perplexity(CLI::App& app, Command& chosen) {
       ->required()
       ->type_name("TEXT");
   command->add_option("--window", options->window, "Tokens the model sees at once (default: 512)")
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 20))
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 20).description(""))
       ->type_name("N");
   add_threads(*command, options->threads);
   add_json(*command, options->json);

@@ -114,7 +114,7 @@ void add_quantize(CLI::App& app, Command& chosen) {
   command->add_option("target", options->target, "Folder to write; appears when everything is done")->type_name("DST");
   CLI::Option* bits =
       command->add_option("-b,--bits", quantize.bits, "Bits of a code, 2 to 8 (default: 4, or the file's)")
-          ->check(CLI::Range(2, 8))
+          ->check(CLI::Range(2, 8).description(""))
           ->type_name("N");
   command
       ->add_option("-c,--codebook", quantize.codebook,
@@ -124,11 +124,11 @@ void add_quantize(CLI::App& app, Command& chosen) {
   command
       ->add_option("-g,--group-size", quantize.group_size,
                    "Weights that share a scale: 32, 64 (default), 128, 256, or -1 for a whole row")
-      ->check(CLI::IsMember({32, 64, 128, 256, -1}))
+      ->check(CLI::IsMember({32, 64, 128, 256, -1}).description(""))
       ->type_name("N");
   command
       ->add_option("--method", quantize.method, "How codes and scales are found: rtn (round to nearest, the default)")
-      ->check(CLI::IsMember({"rtn"}))
+      ->check(CLI::IsMember({"rtn"}).description(""))
       ->type_name("NAME");
   add_dtype(*command, "--scale-dtype", quantize.scale_dtype, "Type of the scales");
   command

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
@@ -87,6 +88,48 @@ std::string shorten(std::string_view text, size_t width) {
   const size_t tail = width - 1 - head;
   return fmt::format("{}…{}", text.substr(0, code_point_offset(text, head)),
                      text.substr(code_point_offset(text, columns - tail)));
+}
+
+std::string wrap(std::string_view text, size_t width) {
+  std::string out;
+  size_t column = 0;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find(' '), text.size());
+    const size_t columns = display_width(text.substr(0, end));
+    if (column > 0 && column + 1 + columns > width) {
+      out += '\n';
+      column = 0;
+    } else if (column > 0) {
+      out += ' ';
+      ++column;
+    }
+    out += text.substr(0, end);
+    column += columns;
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return out;
+}
+
+bool natural_less(std::string_view a, std::string_view b) {
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  size_t i = 0, j = 0;
+  while (i < a.size() && j < b.size()) {
+    if (!is_digit(a[i]) || !is_digit(b[j])) {
+      if (a[i] != b[j]) return a[i] < b[j];
+      ++i, ++j;
+      continue;
+    }
+    // Two numbers: without leading zeros the longer one is the larger, of equal length the alphabet decides.
+    while (i < a.size() && a[i] == '0') ++i;
+    while (j < b.size() && b[j] == '0') ++j;
+    const size_t start_a = i, start_b = j;
+    while (i < a.size() && is_digit(a[i])) ++i;
+    while (j < b.size() && is_digit(b[j])) ++j;
+    if (i - start_a != j - start_b) return i - start_a < j - start_b;
+    const int order = a.substr(start_a, i - start_a).compare(b.substr(start_b, j - start_b));
+    if (order != 0) return order < 0;
+  }
+  return a.size() - i < b.size() - j;
 }
 
 std::string base_name(const std::filesystem::path& path) {

@@ -21,6 +21,12 @@ size_t display_width(std::string_view text);
 /// `text` if it fits in `width` columns, else its start and end around an ellipsis. Never cuts a code point.
 std::string shorten(std::string_view text, size_t width);
 
+/// `text` with line breaks at spaces, so that no line has more than `width` columns where its words allow it.
+std::string wrap(std::string_view text, size_t width);
+
+/// Alphabetical order in which "layers.2" comes before "layers.10".
+bool natural_less(std::string_view a, std::string_view b);
+
 /// The last component of a path, also for "models/a/" and ".".
 std::string base_name(const std::filesystem::path& path);
 

@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include "cli/table.hpp"
 #include "cli/text.hpp"
@@ -61,6 +63,21 @@ TEST(Shorten, KeepsBothEndsAndWholeCharacters) {
     EXPECT_EQ(cut.empty() ? 0 : static_cast<unsigned char>(cut.front()) & 0xc0u, cut.empty() ? 0u : 0xc0u)
         << "starts inside a character at width " << width;
   }
+}
+
+TEST(Wrap, BreaksAtSpacesAndKeepsEveryWord) {
+  EXPECT_EQ(wrap("one two three", 7), "one two\nthree");
+  EXPECT_EQ(wrap("unbreakable word", 4), "unbreakable\nword");
+  EXPECT_EQ(wrap("größe äöü", 9), "größe äöü");
+  EXPECT_EQ(wrap("", 10), "");
+}
+
+TEST(NaturalLess, CountsLayersAsPeopleDo) {
+  std::vector<std::string> names = {"layers.10.a", "layers.2.b", "layers.2.a", "lm_head", "layers.02.a", "layers", ""};
+  std::stable_sort(names.begin(), names.end(), natural_less);
+  EXPECT_EQ(names, (std::vector<std::string>{"", "layers", "layers.2.a", "layers.02.a", "layers.2.b", "layers.10.a",
+                                             "lm_head"}));
+  EXPECT_FALSE(natural_less("a.1", "a.1"));
 }
 
 TEST(BaseName, TrailingSlashAndDot) {
