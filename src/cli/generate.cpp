@@ -65,12 +65,13 @@ int run(Options options) {
   }
   model::Model::Times decode_start = model.times();  // taken again when the prompt is done
   int64_t tokens_seen = 0;
-  const model::GenerationResult result = model::generate(model, prompt_ids, options.new_tokens, options.sampling,
-                                                         model.config().eos_token_ids, [&](int32_t id) {
-                                                           check_interrupt();
-                                                           if (tokens_seen++ == 0) decode_start = model.times();
-                                                           show(decoder.push(id));
-                                                         });
+  const auto on_token = [&](int32_t id) {
+    check_interrupt();
+    if (tokens_seen++ == 0) decode_start = model.times();
+    show(decoder.push(id));
+  };
+  const model::GenerationResult result =
+      model::generate(model, ids, options.new_tokens, options.sampling, eos, on_token);
   const model::Model::Times end = model.times();
   const double prompt_rate = rate(result.prompt_tokens, result.prompt_seconds);
   const double decode_rate = rate(result.new_tokens - 1, result.decode_seconds);
