@@ -7,10 +7,12 @@
 #include <limits>
 #include <memory>
 #include <random>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "base/seed.hpp"
 #include "capi/c_caller.h"
 #include "flute/flute.h"
 #include "flute/flute.hpp"
@@ -30,10 +32,7 @@ template <typename Handle>
 using Owned = std::unique_ptr<Handle, Destroy>;
 
 std::vector<float> normal_values(size_t count) {
-  const auto seed = std::random_device{}();
-  Test::RecordProperty("seed", std::to_string(seed));
-  SCOPED_TRACE(seed);
-  std::mt19937 random(seed);
+  auto random = flute::fresh_random();
   std::normal_distribution<float> normal;
   std::vector<float> values(count);
   for (float& value : values) value = normal(random);
@@ -349,15 +348,13 @@ class CapiCheckpoint : public Test {
     std::filesystem::create_directories(folder_);
     const flute_packed_view view = view_of(packed_);
     const size_t code_bytes = 64 * 9 * 4, scale_bytes = 64 * 3 * 2, codebook_bytes = 8 * 4;
-    const auto tensor = [](const char* name, const char* dtype, const char* shape, size_t begin, size_t end) {
-      return std::string("\"layer.") + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape +
-             ",\"data_offsets\":[" + std::to_string(begin) + "," + std::to_string(end) + "]}";
-    };
-    const std::string header =
-        "{" + tensor("weight_packed", "I32", "[64,9]", 0, code_bytes) + "," +
-        tensor("weight_scale", "F16", "[64,3]", code_bytes, code_bytes + scale_bytes) + "," +
-        tensor("weight_codebook", "F32", "[8]", code_bytes + scale_bytes, code_bytes + scale_bytes + codebook_bytes) +
-        "}";
+    std::ostringstream text;
+    text << R"({"layer.weight_packed": {"dtype": "I32", "shape": [64, 9], "data_offsets": [0, )" << code_bytes
+         << R"(]}, "layer.weight_scale": {"dtype": "F16", "shape": [64, 3], "data_offsets": [)" << code_bytes << ", "
+         << code_bytes + scale_bytes
+         << R"(]}, "layer.weight_codebook": {"dtype": "F32", "shape": [8], "data_offsets": [)"
+         << code_bytes + scale_bytes << ", " << code_bytes + scale_bytes + codebook_bytes << "]}}";
+    const std::string header = text.str();
     std::ofstream file(folder_ / "model.safetensors", std::ios::binary);
     const uint64_t header_size = header.size();
     file.write(reinterpret_cast<const char*>(&header_size), sizeof(header_size));
