@@ -105,8 +105,6 @@ void OutputFile::reserve(int64_t bytes) {
 }
 
 void OutputFile::write_at(int64_t offset, std::span<const std::byte> bytes) {
-  // Sending what is written to the disk as we go lets fsync, at the end, find little left to do.
-  constexpr int64_t kFlushBytes = int64_t{32} << 20;
   while (!bytes.empty()) {
     const ssize_t count = ::pwrite(fd_.get(), bytes.data(), bytes.size(), offset);
     if (count < 0 && errno == EINTR) continue;
@@ -114,18 +112,10 @@ void OutputFile::write_at(int64_t offset, std::span<const std::byte> bytes) {
     if (count == 0) fail_errno(path_, "write", ENOSPC);
     bytes = bytes.subspan(static_cast<size_t>(count));
     offset += count;
-    unflushed_ += count;
   }
-#if defined(__linux__)
-  if (unflushed_ >= kFlushBytes) {
-    ::sync_file_range(fd_.get(), 0, 0, SYNC_FILE_RANGE_WRITE);
-    unflushed_ = 0;
-  }
-#endif
 }
 
 void OutputFile::finish() {
-  if (::fsync(fd_.get()) != 0) fail_errno(path_, "write", errno);
   if (::close(fd_.release()) != 0) fail_errno(path_, "write", errno);
 }
 
@@ -148,12 +138,6 @@ void copy_contents(const std::filesystem::path& source, const std::filesystem::p
     offset += count;
   }
   output.finish();
-}
-
-void flush_folder(const std::filesystem::path& path) {
-  const FileDescriptor fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  // Some file systems cannot flush a folder (EINVAL); there is nothing more to be done on those.
-  if (fd.get() < 0 || (::fsync(fd.get()) != 0 && errno != EINVAL)) fail_errno(path, "flush", errno);
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) {

@@ -45,19 +45,17 @@ class OutputFile {
   /// Takes `bytes` of disk now, so that a full disk is noticed before the work, where the file system can.
   void reserve(int64_t bytes);
   void write_at(int64_t offset, std::span<const std::byte> bytes);
-  /// Flushes to the disk (fsync) and closes.
+  /// Closes. The system writes to the disk when it sees fit: waiting for that (fsync) would make a run take as long as
+  /// the disk needs for the result, several times the work itself.
   void finish();
 
  private:
   std::filesystem::path path_;
   FileDescriptor fd_;
-  int64_t unflushed_ = 0;
 };
 
 void write_file(const std::filesystem::path& path, std::string_view text);
 void copy_contents(const std::filesystem::path& source, const std::filesystem::path& target);
-/// fsync of a folder: makes names created in it or renamed into it last.
-void flush_folder(const std::filesystem::path& path);
 
 /// A regular file mapped read-only. It must not shrink while it is mapped.
 class MappedFile {

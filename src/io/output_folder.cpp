@@ -207,7 +207,6 @@ void OutputFolder::commit(const nlohmann::ordered_json& config) {
   write_index();
   write_file(temporary_ / "config.json", to_text(config));
   carry_over();
-  flush_folder(temporary_);
   bool done = false;
 #if defined(__linux__) && defined(RENAME_EXCHANGE)
   if (path_exists(target_)) {
@@ -227,7 +226,6 @@ void OutputFolder::commit(const nlohmann::ordered_json& config) {
   committed_ = true;
   std::error_code ignored;
   fs::remove_all(former, ignored);
-  flush_folder(target_.parent_path());
 }
 
 }  // namespace flute::io

@@ -56,7 +56,9 @@ struct CheckpointReport {
 CheckpointReport plan_quantization(const std::filesystem::path& source, const QuantizeOptions& options);
 
 /// Quantizes `source` to `target`: a temporary folder beside the target, renamed at the end; removed on any error.
-/// Never holds more than one layer and its result in memory. Other files of the folder are carried over.
+/// Memory holds a few megabytes of weights at a time. Other files of the folder are carried over. Whatever ends the
+/// process, there is a whole target or none; it is not flushed to the disk (as with cp, a power failure in the next
+/// seconds may still lose it).
 CheckpointReport quantize_checkpoint(const std::filesystem::path& source, const std::filesystem::path& target,
                                      const QuantizeOptions& options, ThreadPool* threads, const Progress& progress);
 

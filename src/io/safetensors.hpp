@@ -69,7 +69,7 @@ class SafetensorsWriter {
   ~SafetensorsWriter();
   /// The next bytes of tensor `index` of the plans.
   void write(size_t index, std::span<const std::byte> bytes);
-  /// Checks that every planned byte came, flushes to the disk (fsync) and closes.
+  /// Checks that every planned byte came, and closes.
   void finish();
 
  private:
