@@ -1,4 +1,4 @@
-"""NF4 with fp32 scales against bitsandbytes on the CPU: the same codes and scales, bit for bit but for what is named below.
+"""NF4 with fp32 scales against bitsandbytes on the CPU: the same codes and scales, but for what is named below.
 
     pip install bitsandbytes torch numpy safetensors
     python tests/oracle/check_bitsandbytes.py [--program build/flute] [--rows 4096] [--seed S]
