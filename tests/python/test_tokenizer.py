@@ -100,6 +100,7 @@ def flute(model, lines, *options):
 
 
 def compare(model, texts, rng):
+    """Ids of all texts, and the text of these ids and of others, are those of `tokenizers`."""
     reference = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
     for special, option in ((True, ()), (False, ("--no-special",))):
         expected = [e.ids for e in reference.encode_batch_fast(texts, add_special_tokens=special)]
@@ -153,3 +154,59 @@ def test_every_character(model):
     characters = ASSIGNED if DRAWS >= 100000 else random.Random(SEED).sample(ASSIGNED, min(DRAWS, len(ASSIGNED)))
     texts = [f"a{c}b 1{c}2 {c}{c}!\n{c} \n'{c}" for c in characters]
     compare(model, texts, random.Random(SEED))
+
+
+def variant(kind, rng):
+    """A tokenizer.json as other checkpoints of the two families have it, made from an example's."""
+    gemma = kind in ("added-gemma", "llama2", "unknown", "unknown-fused")
+    root = json.loads((ROOT / "examples" / f"docs-{'gemma2' if gemma else 'llama'}-small" / "tokenizer.json").read_text())
+    model = root["model"]
+    if kind.startswith("added"):
+        contents = ["<|eot_id|>", "<|eot", "ab", "abc", "bcd", "\u2581\u2581", "\u4e2d", "\u00e9a", "<0x0A>", "_"]
+        flags = ["single_word", "lstrip", "rstrip", "normalized", "special"]
+        if rng.random() < 0.5:  # `tokenizers` panics where such a token lies in what "rstrip" of another has taken
+            contents += [" x", "x ", "   ", "\n", "\n\n", "a b"]
+            flags.remove("rstrip")
+        root["added_tokens"] += [
+            {"id": len(model["vocab"]) + i, "content": content, "rstrip": False}
+            | {flag: rng.random() < 0.4 for flag in flags}
+            for i, content in enumerate(contents)
+        ]
+    elif kind == "llama2":
+        root["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, root["normalizer"]]}
+        root["decoder"]["decoders"].append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+        root["pre_tokenizer"] = root["post_processor"] = None
+    elif kind == "gpt2":
+        root["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+        root["post_processor"] = root["decoder"] = None
+        model["ignore_merges"] = True
+    elif kind == "legacy":
+        model["merges"] = [" ".join(merge) for merge in model["merges"]]
+        root["post_processor"] = root["post_processor"]["processors"][1]
+    else:  # a vocabulary without some characters, with merges of stand-ins
+        lost = set("qXYZ()\u2019") | {f"<0x{byte:02X}>" for byte in range(0x80, 0x100)}
+        kept = {token: i for token, i in model["vocab"].items() if not lost & {*token, token}}
+        model["vocab"] = kept | {"a<0x0A>": 5000, "a<0x0A>b": 5001, "<unk>e": 5002}
+        model["merges"] = [["a", "<0x0A>"], ["a<0x0A>", "b"], ["<unk>", "e"]] + [
+            merge for merge in model["merges"] if all(token in kept for token in (*merge, "".join(merge)))
+        ]
+        model["fuse_unk"] = kind == "unknown-fused"
+        model["byte_fallback"] = rng.random() < 0.7
+    return root
+
+
+@pytest.mark.parametrize("kind", ["added-llama", "added-gemma", "llama2", "gpt2", "legacy", "unknown", "unknown-fused"])
+def test_variants(kind, tmp_path):
+    """Flags of added tokens, other normalizers, decoders and spellings, unknown characters."""
+    print(f"FLUTE_TOKENIZER_SEED={SEED}")
+    rng = random.Random(SEED)
+    for round_ in range(5):
+        root = variant(kind, rng)
+        folder = tmp_path / str(round_)
+        folder.mkdir()
+        (folder / "tokenizer.json").write_text(json.dumps(root))
+        tokens = [token["content"] for token in root["added_tokens"]]
+        pieces = [*tokens, *"abcdxqXYZ_ \n\t\u00a0\u2019\u00e9e", "\u4e2d", "\U0001f600", "  ", "'s", "12345", "the"]
+        texts = ["".join(rng.choice(pieces) for _ in range(rng.randrange(20))) for _ in range(DRAWS // 10)]
+        texts += [random_text(rng, tokens) for _ in range(DRAWS // 10)]
+        compare(folder, texts, rng)
