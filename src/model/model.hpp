@@ -3,57 +3,55 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
-#include <string>
+#include <string_view>
 #include <vector>
 
-#include "flute/gemm.hpp"
+#include "flute/threads.hpp"
 #include "io/model_config.hpp"
+#include "model/kv_cache.hpp"
+#include "model/sampling.hpp"
 #include "model/tokenizer.hpp"
 
 namespace flute::model {
 
-/// The keys and values of one sequence.
-class KvCache;
-
 /// A Llama-3 or Gemma-2 model ready to run, from a quantized or a plain checkpoint. Activations and sums are fp32.
+/// Any number of threads may use one model, each with a cache of its own.
 class Model {
  public:
-  /// Loads config.json and weights from `folder`. Throws kUnsupported for other architectures.
+  /// Loads config.json and weights from `folder`. Throws kUnsupported for other architectures, kInvalidFormat naming
+  /// tensor, expected and found where the weights are not what config.json says. `threads` outlives the model.
   static Model load(const std::filesystem::path& folder, ThreadPool* threads);
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
   ~Model();
 
   const io::ModelConfig& config() const;
-  size_t weight_bytes() const;  ///< as held in memory
+  size_t weight_bytes() const;  ///< of matrices, norms and biases, as held in memory; the embedding stays in its file
 
-  /// A cache for up to `capacity` tokens.
-  std::unique_ptr<KvCache, void (*)(KvCache*)> make_cache(int64_t capacity) const;
+  /// A cache for up to `capacity` tokens. Throws kInvalidArgument unless that is from 1 to max_position_embeddings.
+  KvCache make_cache(int64_t capacity) const;
 
-  /// Runs `ids` after what `cache` holds and appends to it. Which positions' logits are wanted:
+  /// Which positions' logits are wanted.
   enum class Logits { kLast, kAll };
-  /// Returns logits [rows, vocab_size], rows = 1 or ids.size(). Throws kInvalidArgument on an id out of range or when
-  /// the cache would overflow.
+  /// Runs `ids` (at least one) after what `cache` holds and appends to it. Returns logits [rows, vocab_size], rows = 1
+  /// or ids.size(). Throws kInvalidArgument on an id out of range or when the cache would overflow.
   std::vector<float> forward(std::span<const int32_t> ids, KvCache& cache, Logits which) const;
 
-  /// Seconds spent since load in multiplies and in everything, for the overhead figure of `flute generate --json`.
-  struct Times { double multiply = 0, total = 0; };
+  /// Natural logarithms of the probabilities of ids[1], ids[2], ..., each from all that stands before it in `cache` and
+  /// `ids`: ids.size() - 1 numbers. Runs and throws as forward() does, but never holds the logits of all positions.
+  std::vector<double> log_probabilities(std::span<const int32_t> ids, KvCache& cache) const;
+
+  /// Seconds spent since load in multiplies and in everything, summed over calling threads.
+  struct Times {
+    double multiply = 0, total = 0;
+  };
   Times times() const;
 
  private:
   struct Impl;
   explicit Model(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
-};
-
-/// What to sample with. temperature 0: the most probable token.
-struct SamplingOptions {
-  float temperature = 0.0f;
-  float top_p = 1.0f;
-  int top_k = 0;       ///< 0: all
-  uint64_t seed = 0;
 };
 
 struct GenerationResult {
@@ -64,7 +62,8 @@ struct GenerationResult {
   double decode_seconds = 0;  ///< of new_tokens - 1 forward passes
 };
 
-/// Generates up to `max_new_tokens`, stopping after any of `eos` (generation_config's or config's); `on_token` streams.
+/// Generates up to `max_new_tokens`, stopping after any of `eos` or where max_position_embeddings leaves no room;
+/// `on_token` streams the new ids. Throws kInvalidArgument on an empty prompt or one that leaves no room.
 GenerationResult generate(const Model& model, std::span<const int32_t> prompt, int64_t max_new_tokens,
                           const SamplingOptions& sampling, std::span<const int32_t> eos,
                           const std::function<void(int32_t)>& on_token = {});
@@ -75,9 +74,14 @@ struct PerplexityResult {
   double seconds = 0;
 };
 
-/// The definition of reference.json: documents (separated by a line holding one NUL character) each encoded with bos
-/// prepended and eos appended, concatenated, cut into windows of `window` tokens (the last partial one dropped),
-/// window-1 predictions each. exp of the mean negative log likelihood, in double.
+/// The documents of `text`, which lines holding one NUL character separate.
+std::vector<std::string_view> split_documents(std::string_view text);
+
+/// How well `model` predicts `text`: its documents, each encoded with bos prepended and eos (the first of the config's)
+/// appended, concatenated, cut into windows of `window` tokens (the last partial one dropped), window - 1 predictions
+/// each; exp of the mean negative log likelihood, in double. `progress` is told predictions done, their total, and the
+/// perplexity so far. Throws kInvalidArgument on a text shorter than a window and a window below 2 or beyond
+/// max_position_embeddings.
 PerplexityResult perplexity(const Model& model, const Tokenizer& tokenizer, std::string_view text, int64_t window,
                             const std::function<void(int64_t done, int64_t total, double running)>& progress = {});
 

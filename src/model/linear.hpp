@@ -1,0 +1,63 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "cpu/dense_matrix.hpp"
+#include "flute/gemm.hpp"
+#include "io/checkpoint.hpp"
+
+namespace flute::model {
+
+/// A linear layer of a checkpoint by name: `name`.weight (or `name`.weight_packed and so on) is [n, k].
+struct LayerName {
+  std::string name;
+  int64_t n = 0;
+};
+
+/// Linear layers that share their input, quantized or not: y[m, all n] = x[m, k] W^T (+ bias). Neighbours of one kind
+/// (bits and group size, or dtype) whose boundaries allow it are one matrix, the others are multiplied one by one.
+class Linear {
+ public:
+  Linear() = default;
+  /// Throws kInvalidFormat naming tensor, expected and found where a layer is missing or has another shape.
+  Linear(const io::Checkpoint& checkpoint, std::span<const LayerName> layers, int64_t k, bool bias,
+         ThreadPool* threads);
+
+  int64_t n() const { return n_; }
+  size_t bytes() const;
+  size_t matrix_count() const { return parts_.size(); }
+  /// x's rows are `ldx` floats apart, y's n() floats.
+  void multiply(const float* x, int64_t ldx, int64_t m, float* y, ThreadPool* threads) const;
+
+ private:
+  struct Part {
+    std::variant<Matrix, cpu::DenseMatrix> matrix;
+    int64_t first_row;
+  };
+  std::vector<Part> parts_;
+  std::vector<float> bias_;
+  int64_t n_ = 0, k_ = 0;
+};
+
+/// Tensor `name` of exactly this shape and a float dtype.
+const io::TensorView& expect_tensor(const io::Checkpoint& checkpoint, const std::string& name,
+                                    std::span<const int64_t> shape);
+/// The same as fp32 [n].
+std::vector<float> read_vector(const io::Checkpoint& checkpoint, const std::string& name, int64_t n);
+
+/// A table of rows, read from the mapped checkpoint one by one. `name`.weight may be quantized, too.
+class Embedding {
+ public:
+  Embedding() = default;
+  Embedding(const io::Checkpoint& checkpoint, const std::string& name, int64_t rows, int64_t width);
+  void read_row(int64_t row, float* out) const;
+
+ private:
+  std::variant<cpu::DenseView, PackedView> table_;
+};
+
+}  // namespace flute::model
