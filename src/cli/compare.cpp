@@ -94,7 +94,18 @@ void write_report(const std::filesystem::path& path, const std::string& html) {
   if (!written || !closed || std::rename(temporary.c_str(), path.c_str()) != 0) give_up(path);
 }
 
+/// Minutes of measuring should not end with a report that has no place.
+void check_report_folder(const std::filesystem::path& path) {
+  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
+  std::error_code error;
+  if (!std::filesystem::is_directory(folder, error)) {
+    fail(ErrorCode::kIo, "{}: cannot write the report: expected a folder {}, found none", path.string(),
+         folder.string());
+  }
+}
+
 int run(const Options& options) {
+  if (!options.report.empty()) check_report_folder(options.report);
   ThreadPool threads(options.threads);
   ComparisonOptions compare = options.compare;
   compare.histograms = !options.report.empty();

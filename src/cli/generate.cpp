@@ -59,15 +59,19 @@ int run(Options options) {
     write_out(text);
     flush_out();
   };
+  std::string shown_prompt;  // with the first new token, when it is known that there is one
   for (const int32_t id : ids) {
     const std::string text = decoder.push(id);
-    if (!options.chat) show(text);
+    if (!options.chat) shown_prompt += text;
   }
   model::Model::Times decode_start = model.times();  // taken again when the prompt is done
   int64_t tokens_seen = 0;
   const auto on_token = [&](int32_t id) {
     check_interrupt();
-    if (tokens_seen++ == 0) decode_start = model.times();
+    if (tokens_seen++ == 0) {
+      decode_start = model.times();
+      show(shown_prompt);
+    }
     show(decoder.push(id));
   };
   const model::GenerationResult result =
@@ -92,6 +96,7 @@ int run(Options options) {
     print("{}\n", json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     return 0;
   }
+  if (tokens_seen == 0) show(shown_prompt);
   show(decoder.finish() + "\n");
   std::string seed;
   if (options.sampling.temperature > 0) seed = fmt::format("; seed {}", options.sampling.seed);
