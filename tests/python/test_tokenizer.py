@@ -1,8 +1,8 @@
 """`flute tokenize` against Hugging Face `tokenizers`: the same ids for any text, the same text for any ids.
 
 FLUTE_PROGRAM names the program (default: build/flute), FLUTE_TOKENIZER_DRAWS the number of random strings per tokenizer
-(default 2000), FLUTE_TOKENIZER_SEED the seed (default: a new one, printed). FLUTE_TEST_MODELS and FLUTE_TEST_DATA may name
-folders with more checkpoints and texts.
+(default 2000), FLUTE_TOKENIZER_SEED the seed (default: a new one, printed). FLUTE_TEST_MODELS and FLUTE_TEST_DATA may
+name folders with more checkpoints and texts.
 """
 
 import json
@@ -34,7 +34,9 @@ MODELS = [
     for path in sorted(folder.glob("*/tokenizer.json"))
 ]
 TEXTS = [
-    path for folder in folders("FLUTE_TEST_DATA", ROOT.parent / "shared" / "data") for path in sorted(folder.glob("docs-*.txt"))
+    path
+    for folder in folders("FLUTE_TEST_DATA", ROOT.parent / "shared" / "data")
+    for path in sorted(folder.glob("docs-*.txt"))
 ]
 
 # Python 3.11 and PCRE2 10.42 have the tables of Unicode 14. A later Python knows characters that PCRE2 may not.
@@ -42,13 +44,55 @@ ASSIGNED = [chr(c) for c in range(0x110000) if unicodedata.category(chr(c)) not 
 BY_CATEGORY = {}
 for character in ASSIGNED:
     BY_CATEGORY.setdefault(unicodedata.category(character), []).append(character)
-SPACES = [chr(c) for c in (0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x20, 0x85, 0xA0, 0x1680, 0x2003, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)]
-ODD = [chr(c) for c in (0x00, 0x1B, 0x1C, 0x7F, 0xAD, 0x180E, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF, 0xFFFD, 0xFFFF, 0x10FFFF, 0x2581)]
+SPACES = [
+    chr(c)
+    for c in (0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x20, 0x85, 0xA0, 0x1680, 0x2003, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)
+]
+ODD = [
+    chr(c)
+    for c in (
+        0x00,
+        0x1B,
+        0x1C,
+        0x7F,
+        0xAD,
+        0x180E,
+        0x200B,
+        0x200C,
+        0x200D,
+        0x2060,
+        0xFEFF,
+        0xFFFD,
+        0xFFFF,
+        0x10FFFF,
+        0x2581,
+    )
+]
 CONTRACTIONS = ["'s", "'S", "'t", "'RE", "'Ve", "'m", "'lL", "'d", "'\u017f", "\u2019s", "'", "''s", "'\u017ft", "n't"]
-SCRIPTS = [(0x41, 0x7A), (0xC0, 0x17F), (0x370, 0x3FF), (0x400, 0x4FF), (0x5D0, 0x5EA), (0x620, 0x64A), (0x905, 0x939),
-           (0xE01, 0xE2E), (0x3041, 0x3096), (0x4E00, 0x4FFF), (0xAC00, 0xAD00), (0x10400, 0x1044F), (0x1D400, 0x1D454)]
-EMOJI = ["\U0001f600", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\U0001f1e9\U0001f1ea", "\u2764\ufe0f", "\U0001f44d\U0001f3fd", "1\ufe0f\u20e3"]
-WORDS = "the std::vector class #include <string> int main() return template_argument 2024 3.14159 0xFF www.example.com".split()
+SCRIPTS = [
+    (0x41, 0x7A),
+    (0xC0, 0x17F),
+    (0x370, 0x3FF),
+    (0x400, 0x4FF),
+    (0x5D0, 0x5EA),
+    (0x620, 0x64A),
+    (0x905, 0x939),
+    (0xE01, 0xE2E),
+    (0x3041, 0x3096),
+    (0x4E00, 0x4FFF),
+    (0xAC00, 0xAD00),
+    (0x10400, 0x1044F),
+    (0x1D400, 0x1D454),
+]
+EMOJI = [
+    "\U0001f600",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+    "\U0001f1e9\U0001f1ea",
+    "\u2764\ufe0f",
+    "\U0001f44d\U0001f3fd",
+    "1\ufe0f\u20e3",
+]
+WORDS = "the std::vector class #include <string> int main() return template_argument 2024 3.14159 0xFF a.example.com".split()
 
 
 def random_text(rng, special_tokens):
@@ -68,7 +112,9 @@ def random_text(rng, special_tokens):
         elif kind == 4:
             parts.append("".join(rng.choice(ODD) for _ in range(count)))
         elif kind == 5:
-            parts.append(rng.choice(("", " ", "x", "\u00e9")) + rng.choice(CONTRACTIONS) + rng.choice(("", " ", "x", "1")))
+            parts.append(
+                rng.choice(("", " ", "x", "\u00e9")) + rng.choice(CONTRACTIONS) + rng.choice(("", " ", "x", "1"))
+            )
         elif kind == 6:
             low, high = rng.choice(SCRIPTS)
             parts.append("".join(chr(rng.randint(low, high)) for _ in range(count)))
@@ -86,7 +132,9 @@ def random_text(rng, special_tokens):
             parts.append("".join(chr(rng.randint(0, 0x2FF)) for _ in range(count)))
         else:
             length = rng.choice((50, 200, 1000)) if rng.random() < 0.9 else rng.choice((5000, 20000))
-            parts.append(rng.choice((" ", "a", "\n", "\u2581", "!", "7", "\u00e9", "ab", "\u4e2d", "\0", "\U0001f600")) * length)
+            parts.append(
+                rng.choice((" ", "a", "\n", "\u2581", "!", "7", "\u00e9", "ab", "\u4e2d", "\0", "\U0001f600")) * length
+            )
             break  # one long run a string
     return "".join(parts)
 
@@ -94,7 +142,9 @@ def random_text(rng, special_tokens):
 def flute(model, lines, *options):
     """One call of the program for many JSON lines."""
     stdin = "".join(json.dumps(line) + "\n" for line in lines)
-    run = subprocess.run([PROGRAM, "tokenize", str(model), "--jsonl", *options], input=stdin.encode(), capture_output=True)
+    run = subprocess.run(
+        [PROGRAM, "tokenize", str(model), "--jsonl", *options], input=stdin.encode(), capture_output=True
+    )
     assert run.returncode == 0, run.stderr.decode(errors="replace")
     return [json.loads(line) for line in run.stdout.decode().split("\n")[:-1]]
 
@@ -106,7 +156,7 @@ def compare(model, texts, rng):
         expected = [e.ids for e in reference.encode_batch_fast(texts, add_special_tokens=special)]
         found = flute(model, texts, *option)
         assert len(found) == len(expected)
-        for text, e, f in zip(texts, expected, found):
+        for text, e, f in zip(texts, expected, found, strict=True):
             assert f == e, f"ids of {text[:200]!r}, special tokens {special}"
         if special:
             ids = expected
@@ -115,12 +165,14 @@ def compare(model, texts, rng):
     for sequence in list(ids):
         if len(sequence) > 1 and rng.random() < 0.5:
             cut = rng.randrange(len(sequence))
-            ids.append(sequence[cut : cut + 50] + [rng.randrange(end) for _ in range(rng.randrange(3))] + sequence[:cut][:50])
+            ids.append(
+                sequence[cut : cut + 50] + [rng.randrange(end) for _ in range(rng.randrange(3))] + sequence[:cut][:50]
+            )
     for skip, option in ((True, ()), (False, ("--keep-special",))):
         expected = reference.decode_batch(ids, skip_special_tokens=skip)
         found = flute(model, ids, "--decode", *option)
         assert len(found) == len(expected)
-        for sequence, e, f in zip(ids, expected, found):
+        for sequence, e, f in zip(ids, expected, found, strict=True):
             assert f == e, f"text of {sequence[:200]}, special tokens skipped {skip}"
 
 
@@ -140,7 +192,12 @@ def test_random_texts(model):
     print(f"FLUTE_TOKENIZER_SEED={SEED}")
     rng = random.Random(SEED)
     reference = json.loads((model / "tokenizer.json").read_text())
-    special_tokens = [token["content"] for token in reference["added_tokens"]] + ["<|eot_id|>", "<0x0A>", "<0xC3>", "<unk>"]
+    special_tokens = [token["content"] for token in reference["added_tokens"]] + [
+        "<|eot_id|>",
+        "<0x0A>",
+        "<0xC3>",
+        "<unk>",
+    ]
     left = DRAWS
     while left > 0:  # in portions, so that memory stays small however many are asked for
         portion = min(left, 5000)
@@ -159,7 +216,9 @@ def test_every_character(model):
 def variant(kind, rng):
     """A tokenizer.json as other checkpoints of the two families have it, made from an example's."""
     gemma = kind in ("added-gemma", "llama2", "unknown", "unknown-fused")
-    root = json.loads((ROOT / "examples" / f"docs-{'gemma2' if gemma else 'llama'}-small" / "tokenizer.json").read_text())
+    root = json.loads(
+        (ROOT / "examples" / f"docs-{'gemma2' if gemma else 'llama'}-small" / "tokenizer.json").read_text()
+    )
     model = root["model"]
     if kind.startswith("added"):
         contents = ["<|eot_id|>", "<|eot", "ab", "abc", "bcd", "\u2581\u2581", "\u4e2d", "\u00e9a", "<0x0A>", "_"]
@@ -173,7 +232,10 @@ def variant(kind, rng):
             for i, content in enumerate(contents)
         ]
     elif kind == "llama2":
-        root["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, root["normalizer"]]}
+        root["normalizer"] = {
+            "type": "Sequence",
+            "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, root["normalizer"]],
+        }
         root["decoder"]["decoders"].append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
         root["pre_tokenizer"] = root["post_processor"] = None
     elif kind == "gpt2":
