@@ -92,7 +92,7 @@ EMOJI = [
     "\U0001f44d\U0001f3fd",
     "1\ufe0f\u20e3",
 ]
-WORDS = "the std::vector class #include <string> int main() return template_argument 2024 3.14159 0xFF a.example.com".split()
+WORDS = "the std::vector class #include <string> int main() return template_argument 2024 3.14159 0xFF a.b.com".split()
 
 
 def random_text(rng, special_tokens):
