@@ -12,7 +12,6 @@ namespace flute::io {
 namespace {
 
 constexpr std::string_view kWeightSuffix = ".weight";
-constexpr std::string_view kHead = "lm_head";
 constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
 
 bool contains_any(std::string_view text, std::initializer_list<std::string_view> words) {
