@@ -66,11 +66,9 @@ Table comparison_table(const Comparison& comparison) {
                {"decode tokens/s"}});
   for (size_t i = 0; i < comparison.models.size(); ++i) {
     const ModelFacts& facts = comparison.models[i];
-    const auto increase = comparison.perplexity_increase(i);
     table.add_row({facts.name, facts.codebook, facts.group, fmt::format("{:.3f}", facts.bits_per_weight),
                    human_bytes(static_cast<double>(facts.checkpoint.bytes)), human_number(facts.perplexity),
-                   increase ? fmt::format("{:+.2f} %", 100 * *increase) : "",
-                   human_number(facts.decode_tokens_per_second)});
+                   change_text(comparison.perplexity_increase(i)), human_number(facts.decode_tokens_per_second)});
   }
   return table;
 }

@@ -105,6 +105,13 @@ void run_model(ModelFacts& facts, std::string_view text, const ComparisonOptions
 
 }  // namespace
 
+std::string change_text(std::optional<double> increase) {
+  constexpr double kCountTimesFrom = 9;  // ten times the original
+  if (!increase) return "";
+  return *increase < kCountTimesFrom ? fmt::format("{:+.2f} %", 100 * *increase)
+                                     : fmt::format("{:.0f}x", 1 + *increase);
+}
+
 Comparison compare_models(const ComparisonOptions& options, ThreadPool& threads) {
   Comparison comparison;
   comparison.text_name = base_name(options.text);

@@ -54,6 +54,9 @@ struct ComparisonOptions {
   bool histograms = false;  ///< only the report shows them
 };
 
+/// perplexity_increase() for people: "+4.80 %", or "690x" for a model that lost its way; empty where there is none.
+std::string change_text(std::optional<double> increase);
+
 /// Measures the models one after the other. Shows progress, throws Interrupted on Ctrl-C.
 Comparison compare_models(const ComparisonOptions& options, ThreadPool& threads);
 

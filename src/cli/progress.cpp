@@ -32,7 +32,8 @@ double fraction(const ProgressState& state) {
 std::string progress_figures(const ProgressState& state, Unit unit) {
   const auto done = static_cast<double>(state.done);
   const auto total = static_cast<double>(state.total);
-  std::string text = fmt::format("{} of {}", amount(done, unit), amount(total, unit));
+  std::string text =
+      fmt::format("{} of {}", unit == Unit::kBytes ? human_bytes(done) : human_count(state.done), amount(total, unit));
   if (state.seconds > 0 && state.done > 0) {
     const double rate = done / state.seconds;
     text += fmt::format("  {}/s  {} left", amount(rate, unit), human_seconds(std::max(0.0, total - done) / rate));
@@ -82,7 +83,7 @@ void ProgressBar::update(int64_t done, int64_t total, std::string_view what) {
     std::fflush(stderr);
     drawn_ = true;
     next_ = now + kRedraw;
-  } else {
+  } else if (done < total) {  // the result will say that it is done
     note("{}", progress_log_line(title_, state, unit_));
     next_ = now + kLogEvery;
   }

@@ -112,14 +112,13 @@ std::string table_section(const Comparison& comparison) {
   std::string rows;
   for (size_t i = 0; i < comparison.models.size(); ++i) {
     const ModelFacts& facts = comparison.models[i];
-    const auto increase = comparison.perplexity_increase(i);
     const auto bytes = static_cast<double>(facts.checkpoint.bytes);
     rows += fmt::format(
         "<tr><td><b class=\"tag\">{}</b></td><td class=\"text model\">{}</td><td class=\"text\">{}</td><td>{}</td>"
         "<td>{:.3f}</td>{}<td>{}</td><td>{}</td>{}</tr>\n",
         i + 1, escape_html(facts.name), escape_html(facts.codebook), escape_html(facts.group), facts.bits_per_weight,
         metered(human_bytes(bytes), bytes, most_bytes), human_number(facts.perplexity),
-        increase ? fmt::format("{:+.2f} %", 100 * *increase) : "",
+        change_text(comparison.perplexity_increase(i)),
         metered(human_number(facts.decode_tokens_per_second), facts.decode_tokens_per_second, fastest));
   }
   return "<section><div class=\"wide\"><table><thead><tr><th></th><th class=\"text\">model</th><th class=\"text\">table"

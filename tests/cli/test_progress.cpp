@@ -13,8 +13,7 @@ TEST(Progress, RateAndTimeLeft) {
   EXPECT_EQ(progress_figures(state, Unit::kBytes), "1.00 GB of 4.00 GB  500 MB/s  6.00 s left");
   EXPECT_EQ(progress_log_line("quantize", state, Unit::kBytes),
             "quantize: 25 %, 1.00 GB of 4.00 GB  500 MB/s  6.00 s left");
-  EXPECT_EQ(progress_figures({512, 1024, 0.5}, Unit::kTokens),
-            "512 tokens of 1,024 tokens  1,024 tokens/s  0.50 s left");
+  EXPECT_EQ(progress_figures({512, 1024, 0.5}, Unit::kTokens), "512 of 1,024 tokens  1,024 tokens/s  0.50 s left");
 }
 
 TEST(Progress, NothingDoneYetPromisesNothing) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <random>
 #include <regex>
 #include <string>
@@ -90,6 +91,13 @@ void expect_well_formed(const std::string& html) {
     }
   }
   EXPECT_TRUE(open.empty()) << "never closed: " << open.back();
+}
+
+TEST(ChangeText, PercentUntilTenfold) {
+  EXPECT_EQ(change_text(std::nullopt), "");
+  EXPECT_EQ(change_text(0.048), "+4.80 %");
+  EXPECT_EQ(change_text(-0.001), "-0.10 %");
+  EXPECT_EQ(change_text(688.6), "690x");
 }
 
 TEST(Report, OnePageThatNeedsNothingElse) {
