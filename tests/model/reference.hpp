@@ -33,7 +33,9 @@ inline std::string read_text(const Path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-inline nlohmann::json reference(const Path& model) { return nlohmann::json::parse(read_text(model / "reference.json")); }
+inline nlohmann::json reference(const Path& model) {
+  return nlohmann::json::parse(read_text(model / "reference.json"));
+}
 
 /// After each sample's prompt, the largest 8 logits are those of the reference within 2e-3, in its order where that is
 /// not a matter of such a difference; the greedy continuation is the same token by token.

@@ -10,15 +10,15 @@ namespace {
 
 // What the reference implementation computes of the same checkpoints (reference.json; its note defines perplexity).
 
-class Example : public testing::TestWithParam<const char*> {};
+class Reference : public testing::TestWithParam<const char*> {};
 
-TEST_P(Example, LogitsAndGreedyTokensAreTheReferences) {
+TEST_P(Reference, LogitsAndGreedyTokensAreTheReferences) {
   ThreadPool threads(2);
   const Model model = Model::load(examples() / GetParam(), &threads);
   expect_samples(model, reference(examples() / GetParam()));
 }
 
-TEST_P(Example, PerplexityIsTheReferences) {
+TEST_P(Reference, PerplexityIsTheReferences) {
   const Path folder = examples() / GetParam();
   const nlohmann::json expected = reference(folder);
   ThreadPool threads(2);
@@ -28,10 +28,10 @@ TEST_P(Example, PerplexityIsTheReferences) {
   expect_perplexity(perplexity(model, tokenizer, text, 512), expected.at("test_ppl"), expected.at("test_predictions"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Example, testing::Values("docs-llama-small", "docs-gemma2-small"),
+INSTANTIATE_TEST_SUITE_P(Models, Reference, testing::Values("docs-llama-small", "docs-gemma2-small"),
                          [](const auto& values) { return std::string(values.param).substr(5, 5); });
 
-class Large : public testing::TestWithParam<const char*> {
+class LargeReference : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     const Path models = shared_folder("FLUTE_TEST_MODELS", "models");
@@ -44,7 +44,7 @@ class Large : public testing::TestWithParam<const char*> {
   Path folder_, data_;
 };
 
-TEST_P(Large, LogitsTokensAndPerplexityAreTheReferences) {
+TEST_P(LargeReference, LogitsTokensAndPerplexityAreTheReferences) {
   const nlohmann::json expected = reference(folder_);
   ThreadPool threads;
   const Model model = Model::load(folder_, &threads);
@@ -54,7 +54,7 @@ TEST_P(Large, LogitsTokensAndPerplexityAreTheReferences) {
                     expected.at("test_predictions"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Large, testing::Values("docs-llama", "docs-gemma2"),
+INSTANTIATE_TEST_SUITE_P(Models, LargeReference, testing::Values("docs-llama", "docs-gemma2"),
                          [](const auto& values) { return std::string(values.param).substr(5); });
 
 }  // namespace
