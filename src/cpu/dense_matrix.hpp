@@ -1,7 +1,7 @@
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <span>
-#include <vector>
 
 #include "flute/gemm.hpp"
 
@@ -14,21 +14,27 @@ struct DenseView {
   const void* data = nullptr;  ///< no alignment needed
 };
 
-/// Plain weights made ready for the CPU's multiply, several stacked along N; the runtime runs unquantized layers
-/// through it. Keeps the storage dtype, so that decode reads no more bytes than the file holds.
+class DenseWeights;
+
+/// Plain weights made ready for the CPU's multiply, several stacked along N (any number of rows each); the runtime runs
+/// unquantized layers through it. Keeps the storage dtype (fp32 where segments differ), so that decode reads no more
+/// bytes than the file holds. K is a multiple of 32.
+/// Weights are used as they are stored, whatever the activations.
 class DenseMatrix {
  public:
+  /// Copies the segments. Throws kInvalidArgument on bad or incompatible ones.
   explicit DenseMatrix(std::span<const DenseView> segments, ThreadPool* threads = nullptr);
-  int64_t n() const { return n_; }
-  int64_t k() const { return k_; }
+  DenseMatrix(DenseMatrix&&) noexcept;
+  DenseMatrix& operator=(DenseMatrix&&) noexcept;
+  ~DenseMatrix();
+  int64_t n() const;
+  int64_t k() const;
   size_t bytes() const;
   /// The same contract as flute::gemm.
   void gemm(const GemmArgs& args, ThreadPool* threads) const;
 
  private:
-  int64_t n_ = 0, k_ = 0;
-  DType dtype_ = DType::kBF16;
-  std::vector<uint32_t> storage_;  ///< layout: see dense_matrix.cpp
+  std::unique_ptr<DenseWeights> weights_;
 };
 
 }  // namespace flute::cpu

@@ -1,0 +1,198 @@
+// Few tokens: codes are looked up straight out of the tiles, every value is used for all tokens, and nothing but the
+// results is written. Sums of a group are scaled as a whole: one multiply-add for each group instead of each weight.
+#include "cpu/kernel_sets.hpp"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/decode.cpp"
+#include <hwy/cache_control.h>
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include "cpu/lookup-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace flute::cpu {
+namespace HWY_NAMESPACE {
+
+// Vectors of rows that share each x: enough independent sums to hide the latency of FMA (4 cycles, 2 a cycle), few
+// enough for 32 (AVX-512, NEON) or 16 registers.
+constexpr int vectors_for(int tokens) {
+#if (HWY_TARGET <= HWY_AVX3 && HWY_ARCH_X86) || HWY_ARCH_ARM_A64
+  return tokens == 8 ? 2 : 4;
+#else
+  return tokens <= 2 ? 4 : 8 / tokens;
+#endif
+}
+
+// How far ahead the codes are fetched. A core's own prefetcher stops at each 4 KB page and four streams share it.
+constexpr int64_t kPrefetchWords = 1024;
+
+/// Vectors past the last row compute that of the last vector again: y has room for a whole task.
+HWY_INLINE int64_t existing_row(int64_t row, int64_t rows) { return row < rows ? row : rows - kLanes; }
+
+template <int kVectorCount, int kTokens>
+struct Sums {
+  // One token: even and odd k apart, for twice the independent sums.
+  static constexpr int kChains = kTokens == 1 ? 2 : 1;
+  F values[kVectorCount][kTokens][kChains];
+
+  HWY_INLINE void clear() {
+    for (auto& vector : values) {
+      for (auto& token : vector) {
+        for (F& value : token) value = hn::Zero(Floats());
+      }
+    }
+  }
+  HWY_INLINE F total(int v, int t) const {
+    return kChains == 1 ? values[v][t][0] : hn::Add(values[v][t][0], values[v][t][kChains - 1]);
+  }
+};
+
+/// Adds x * value of code J and those after it in the chunk.
+template <int kBits, int J, int kVectorCount, int kTokens, class Table>
+HWY_INLINE void add_codes(const Table& table, const uint32_t* const (&words)[kVectorCount], const float* x, int64_t ldx,
+                          Sums<kVectorCount, kTokens>& sums) {
+  constexpr int kChain = J % Sums<kVectorCount, kTokens>::kChains;
+  F value[kVectorCount];
+  for (int v = 0; v < kVectorCount; ++v) value[v] = table(code_at<kBits, J>(words[v]));
+  for (int t = 0; t < kTokens; ++t) {
+    const F xk = hn::Set(Floats(), x[t * ldx + J]);
+    for (int v = 0; v < kVectorCount; ++v) {
+      sums.values[v][t][kChain] = hn::MulAdd(value[v], xk, sums.values[v][t][kChain]);
+    }
+  }
+  if constexpr (J + 1 < kChunk) add_codes<kBits, J + 1>(table, words, x, ldx, sums);
+}
+
+template <int kBits, int kVectorCount, int kTokens>
+void decode_vectors(const QuantizedTile& tile, int64_t row, int64_t rows, const float* x, int64_t ldx, float* y) {
+  const Lookup<kBits> table(tile.table);
+  const uint32_t* words[kVectorCount];
+  int64_t scales[kVectorCount];
+  F result[kVectorCount][kTokens];
+  for (int v = 0; v < kVectorCount; ++v) {
+    const int64_t r = existing_row(row + v * kLanes, rows), block = r / kBlockRows, within = r % kBlockRows;
+    words[v] = tile.codes + block * tile.chunks * kBits * kBlockRows + within;
+    scales[v] = block * tile.groups * kBlockRows + within;
+    for (F& token : result[v]) token = hn::Zero(Floats());
+  }
+  Sums<kVectorCount, kTokens> sums;
+  int64_t chunk = 0;
+  for (int64_t g = 0; g < tile.groups; ++g) {
+    const int64_t end = chunk + tile.group_chunks < tile.chunks ? chunk + tile.group_chunks : tile.chunks;
+    sums.clear();
+    for (; chunk < end; ++chunk) {
+      for (int v = 0; v < kVectorCount; ++v) {
+        if (kVectors > 1 && (row + v * kLanes) % kBlockRows != 0) continue;
+        for (int w = 0; w < kBits; ++w) hwy::Prefetch(words[v] + kPrefetchWords + w * kBlockRows);
+      }
+      add_codes<kBits, 0>(table, words, x + chunk * kChunk, ldx, sums);
+      for (const uint32_t*& word : words) word += kBits * kBlockRows;
+    }
+    for (int v = 0; v < kVectorCount; ++v) {
+      const F scale = load_floats(tile.scales, tile.scale_dtype, scales[v] + g * kBlockRows);
+      for (int t = 0; t < kTokens; ++t) result[v][t] = hn::MulAdd(sums.total(v, t), scale, result[v][t]);
+    }
+  }
+  for (int v = 0; v < kVectorCount; ++v) {
+    for (int t = 0; t < kTokens; ++t) hn::StoreU(result[v][t], Floats(), y + t * kTaskRows + row + v * kLanes);
+  }
+}
+
+template <int kBits, int kTokens>
+void decode_rows(const QuantizedTile& tile, int64_t rows, const float* x, int64_t ldx, float* y) {
+  constexpr int kCount = vectors_for(kTokens);
+  for (int64_t row = 0; row < rows; row += kCount * kLanes) {
+    decode_vectors<kBits, kCount, kTokens>(tile, row, rows, x, ldx, y);
+  }
+}
+
+template <int kBits>
+void decode_bits(const QuantizedTile& tile, int64_t rows, const float* x, int64_t ldx, int tokens, float* y) {
+  if constexpr (kBits <= kPermuteBits) {
+    switch (tokens) {
+      case 1:
+        return decode_rows<kBits, 1>(tile, rows, x, ldx, y);
+      case 2:
+        return decode_rows<kBits, 2>(tile, rows, x, ldx, y);
+      case 4:
+        return decode_rows<kBits, 4>(tile, rows, x, ldx, y);
+      default:
+        return decode_rows<kBits, 8>(tile, rows, x, ldx, y);
+    }
+  }
+}
+
+void decode(const QuantizedTile& tile, int64_t blocks, const float* x, int64_t ldx, int tokens, float* y) {
+  constexpr decltype(&decode_bits<1>) kByBits[] = {decode_bits<1>, decode_bits<2>, decode_bits<3>, decode_bits<4>,
+                                                   decode_bits<5>, decode_bits<6>, decode_bits<7>, decode_bits<8>};
+  kByBits[tile.bits - 1](tile, blocks * kBlockRows, x, ldx, tokens, y);
+}
+
+template <int kVectorCount, int kTokens>
+void decode_dense_vectors(const DenseTile& tile, int64_t row, int64_t rows, const float* x, int64_t ldx, float* y) {
+  int64_t first[kVectorCount];
+  for (int v = 0; v < kVectorCount; ++v) {
+    const int64_t r = existing_row(row + v * kLanes, rows);
+    first[v] = r / kBlockRows * tile.k * kBlockRows + r % kBlockRows;
+  }
+  Sums<kVectorCount, kTokens> sums;
+  sums.clear();
+  constexpr int kChains = Sums<kVectorCount, kTokens>::kChains;
+  for (int64_t k = 0; k < tile.k; k += 2) {  // K is even
+    for (int odd = 0; odd < 2; ++odd) {
+      F value[kVectorCount];
+      for (int v = 0; v < kVectorCount; ++v) {
+        value[v] = load_floats(tile.weights, tile.dtype, first[v] + (k + odd) * kBlockRows);
+      }
+      for (int t = 0; t < kTokens; ++t) {
+        const F xk = hn::Set(Floats(), x[t * ldx + k + odd]);
+        for (int v = 0; v < kVectorCount; ++v) {
+          F& sum = sums.values[v][t][odd % kChains];
+          sum = hn::MulAdd(value[v], xk, sum);
+        }
+      }
+    }
+  }
+  for (int v = 0; v < kVectorCount; ++v) {
+    for (int t = 0; t < kTokens; ++t) hn::StoreU(sums.total(v, t), Floats(), y + t * kTaskRows + row + v * kLanes);
+  }
+}
+
+template <int kTokens>
+void decode_dense_rows(const DenseTile& tile, int64_t rows, const float* x, int64_t ldx, float* y) {
+  constexpr int kCount = vectors_for(kTokens);
+  for (int64_t row = 0; row < rows; row += kCount * kLanes) {
+    decode_dense_vectors<kCount, kTokens>(tile, row, rows, x, ldx, y);
+  }
+}
+
+void decode_dense(const DenseTile& tile, int64_t blocks, const float* x, int64_t ldx, int tokens, float* y) {
+  const int64_t rows = blocks * kBlockRows;
+  switch (tokens) {
+    case 1:
+      return decode_dense_rows<1>(tile, rows, x, ldx, y);
+    case 2:
+      return decode_dense_rows<2>(tile, rows, x, ldx, y);
+    case 4:
+      return decode_dense_rows<4>(tile, rows, x, ldx, y);
+    default:
+      return decode_dense_rows<8>(tile, rows, x, ldx, y);
+  }
+}
+
+void fill_decode_kernels(Kernels& table) {
+  table.decode_bits = kPermuteBits;
+  table.decode = decode;
+  table.decode_dense = decode_dense;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace flute::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace flute::cpu {
+FillKernels decode_kernels(int64_t target) { return FLUTE_FOR_TARGET(target, fill_decode_kernels); }
+}  // namespace flute::cpu
+#endif
