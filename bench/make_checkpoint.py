@@ -7,6 +7,7 @@ The default has Llama-3-8B's sizes cut to 4 layers (3.9 GB): hidden 4096, MLP 14
     python3 bench/make_checkpoint.py /tmp/llama-4-layers
     python3 bench/make_checkpoint.py /tmp/tiny --tiny
 """
+
 import argparse
 import json
 import pathlib
@@ -62,7 +63,7 @@ def write_shard(path, tensors, random):
                 continue
             while count:
                 begin = int(random.integers(0, pool.size // 2))
-                part = pool[begin:begin + count]
+                part = pool[begin : begin + count]
                 file.write(part.tobytes())
                 count -= part.size
     return offset
@@ -103,11 +104,25 @@ def main():
         total += write_shard(args.folder / file, tensors, random)
         weight_map.update((name, file) for name, _ in tensors)
     config = {
-        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "bos_token_id": 0, "eos_token_id": 1,
-        "head_dim": args.head_dim, "hidden_act": "silu", "hidden_size": args.hidden, "intermediate_size": args.mlp,
-        "max_position_embeddings": 8192, "mlp_bias": False, "model_type": "llama", "num_attention_heads": args.heads,
-        "num_hidden_layers": args.layers, "num_key_value_heads": args.kv_heads, "rms_norm_eps": 1e-05,
-        "rope_theta": 500000.0, "tie_word_embeddings": args.tied, "torch_dtype": "bfloat16", "vocab_size": args.vocab,
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "head_dim": args.head_dim,
+        "hidden_act": "silu",
+        "hidden_size": args.hidden,
+        "intermediate_size": args.mlp,
+        "max_position_embeddings": 8192,
+        "mlp_bias": False,
+        "model_type": "llama",
+        "num_attention_heads": args.heads,
+        "num_hidden_layers": args.layers,
+        "num_key_value_heads": args.kv_heads,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": args.tied,
+        "torch_dtype": "bfloat16",
+        "vocab_size": args.vocab,
     }
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (args.folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

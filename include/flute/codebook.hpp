@@ -9,9 +9,9 @@ namespace flute {
 /// output feature); `vector_width` is 1, or 2 for vector codebooks (two consecutive weights a code; reserved: every
 /// function of version 1 refuses it with kUnsupported).
 struct Codebook {
-  int bits = 4;            ///< 1..8
-  int64_t rows = 1;        ///< 1 or N
-  int vector_width = 1;    ///< v
+  int bits = 4;               ///< 1..8
+  int64_t rows = 1;           ///< 1 or N
+  int vector_width = 1;       ///< v
   std::vector<float> values;  ///< rows * 2^(bits*v) * v finite numbers, in any order, never renormalised
 };
 

@@ -33,12 +33,12 @@ class Matrix {
   ~Matrix();
 
   Device device() const;
-  int64_t n() const;           ///< rows of all segments together
+  int64_t n() const;  ///< rows of all segments together
   int64_t k() const;
   int bits() const;
   int64_t group_size() const;
   int segment_count() const;
-  size_t bytes() const;        ///< memory held on the device
+  size_t bytes() const;  ///< memory held on the device
 
   /// The segment's packed layout again, exactly.
   PackedMatrix to_packed(int segment) const;
@@ -65,7 +65,7 @@ struct GemmArgs {
 /// What a call runs with. The CPU uses `threads` (null: the calling thread alone); CUDA uses `stream` and `workspace`.
 struct Execution {
   ThreadPool* threads = nullptr;
-  void* stream = nullptr;      ///< cudaStream_t
+  void* stream = nullptr;  ///< cudaStream_t
   void* workspace = nullptr;
   size_t workspace_bytes = 0;
 };
@@ -73,8 +73,8 @@ struct Execution {
 /// Bytes of workspace that gemm needs for m tokens (0 on the CPU).
 size_t gemm_workspace_bytes(const Matrix& matrix, int64_t m, DType dtype);
 
-/// Multiplies. Table and scale are rounded to `dtype`, sums are fp32, one rounding at the end (docs/format.md, "value").
-/// The same call gives the same bits, whatever the number of threads.
+/// Multiplies. Table and scale are rounded to `dtype`, sums are fp32, one rounding at the end (docs/format.md,
+/// "value"). The same call gives the same bits, whatever the number of threads.
 void gemm(const Matrix& matrix, const GemmArgs& args, const Execution& execution = {});
 
 }  // namespace flute

@@ -15,15 +15,15 @@ namespace flute {
 /// W[n,k] = codebook[code[n,k]] * scale[n, k / group] (+ offset[n, k / group]).
 /// All pointers are aligned to their element.
 struct PackedView {
-  int64_t n = 0;            ///< output features
-  int64_t k = 0;            ///< input features, a multiple of 32
-  int bits = 4;             ///< 1..8
-  int64_t group_size = 64;  ///< 32, 64, 128, 256, or -1: one scale per output feature
-  std::span<const uint32_t> codes;   ///< [n, k*bits/32]: code j of a row in bits [j*bits, (j+1)*bits) of its bit stream
-  DType scale_dtype = DType::kF16;   ///< of scales and offsets
-  const void* scales = nullptr;      ///< [n, groups()]
-  const void* offsets = nullptr;     ///< [n, groups()], or null
-  std::span<const float> codebook;   ///< [2^bits] or [n, 2^bits]
+  int64_t n = 0;                    ///< output features
+  int64_t k = 0;                    ///< input features, a multiple of 32
+  int bits = 4;                     ///< 1..8
+  int64_t group_size = 64;          ///< 32, 64, 128, 256, or -1: one scale per output feature
+  std::span<const uint32_t> codes;  ///< [n, k*bits/32]: code j of a row in bits [j*bits, (j+1)*bits) of its bit stream
+  DType scale_dtype = DType::kF16;  ///< of scales and offsets
+  const void* scales = nullptr;     ///< [n, groups()]
+  const void* offsets = nullptr;    ///< [n, groups()], or null
+  std::span<const float> codebook;  ///< [2^bits] or [n, 2^bits]
 
   /// ceil(k / group_size), or 1 for group_size -1.
   int64_t groups() const { return group_size < 0 ? 1 : (k + group_size - 1) / group_size; }
