@@ -38,5 +38,6 @@ void add_perplexity(CLI::App& app, Command& chosen);
 void add_compare(CLI::App& app, Command& chosen);
 void add_generate(CLI::App& app, Command& chosen);
 void add_tokenize(CLI::App& app, Command& chosen);
+void add_bench(CLI::App& app, Command& chosen);
 
 }  // namespace flute::cli

@@ -45,6 +45,7 @@ void add_commands(CLI::App& app, Command& chosen) {
   add_compare(app, chosen);
   add_generate(app, chosen);
   add_tokenize(app, chosen);
+  add_bench(app, chosen);
 }
 
 /// The exit code of a command ended by a signal, as a shell would report it.
