@@ -1,0 +1,602 @@
+// The decode lab: checks the kernels against float64, then times them beside the floor and cuBLAS.
+//   lab check <draws> <seed>           random shapes, formats, plans; stops with exit code 1 at the first wrong answer
+//   lab time <cases> > results.json    one case a line, key=value pairs (see README.md)
+//   lab once <case>                    one launch after a warm-up, for a profiler
+//   lab mma                            rate of the tensor-core instruction
+//   lab plan <case>                    the plan, in words; needs no GPU
+#include <cublas_v2.h>
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "launch.hpp"
+#include "readers.cuh"
+
+namespace flute::cuda {
+namespace {
+
+#define CHECK(call)                                                                        \
+  do {                                                                                     \
+    const cudaError_t error_ = (call);                                                     \
+    if (error_ != cudaSuccess) {                                                           \
+      std::fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, cudaGetErrorString(error_)); \
+      std::exit(2);                                                                        \
+    }                                                                                      \
+  } while (0)
+
+__host__ __device__ inline uint64_t mix(uint64_t x) {  // splitmix64
+  x += 0x9e3779b97f4a7c15ull;
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+  return x ^ x >> 31;
+}
+
+__host__ __device__ inline float uniform(uint64_t x) { return static_cast<float>(mix(x) >> 40) * 0x1p-24f; }
+
+template <typename T>
+__global__ void fill_uniform(T* out, size_t count, float low, float high, uint64_t seed) {
+  for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < count; i += gridDim.x * 256ull) {
+    out[i] = T(low + (high - low) * uniform(seed * 0x10001 + i));
+  }
+}
+
+__global__ void fill_bits(uint64_t* out, size_t count, uint64_t seed) {
+  for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < count; i += gridDim.x * 256ull)
+    out[i] = mix(seed * 0x10001 + i);
+}
+
+__global__ void fill_codes(uint8_t* out, size_t count, int bits, uint64_t seed) {
+  for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < count; i += gridDim.x * 256ull) {
+    out[i] = static_cast<uint8_t>(mix(seed * 0x10001 + i) >> (64 - bits));
+  }
+}
+
+struct Segments {
+  int count, row[kMaxSegments + 1];
+};
+
+// codes [n][k], one a byte -> tiled. Places outside the matrix get arbitrary codes: they must not matter.
+__global__ void tile_codes(const uint8_t* codes, uint32_t* tiled, int n, int k, int bits, int row_groups, int units) {
+  const size_t total = static_cast<size_t>(row_groups) * units * 32 * bits;
+  for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < total; i += gridDim.x * 256ull) {
+    const int word = static_cast<int>(i % bits), lane = static_cast<int>(i / bits % 32);
+    const size_t unit = i / bits / 32;
+    const int row_0 = static_cast<int>(unit / units) * kGroupRows, k_0 = static_cast<int>(unit % units) * kUnitK;
+    tiled[unit * 32 * bits + word_position(bits, lane, word)] =
+        tiled_word(bits, lane, word, [&](int row, int col) -> uint32_t {
+          if (row_0 + row >= n || k_0 + col >= k) return (row * 7 + col) & ((1 << bits) - 1);
+          return codes[static_cast<size_t>(row_0 + row) * k + k_0 + col];
+        });
+  }
+}
+
+// scales [n][groups] -> tiled; rows outside get NaN.
+template <typename T>
+__global__ void tile_scales(const T* scales, T* tiled, int n, int groups, int row_groups) {
+  const size_t total = static_cast<size_t>(row_groups) * groups * kGroupRows;
+  for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < total; i += gridDim.x * 256ull) {
+    const int row = static_cast<int>(i % kGroupRows), group = static_cast<int>(i / kGroupRows % groups);
+    const int at = static_cast<int>(i / kGroupRows / groups) * kGroupRows + row;
+    tiled[i - row + scale_position(row)] = at < n ? scales[static_cast<size_t>(at) * groups + group] : T(NAN);
+  }
+}
+
+// y in float64, one warp per output, from the untiled codes: shares nothing with the kernel under test but its inputs.
+template <typename T>
+__global__ void reference(const uint8_t* codes, const T* scales, const T* codebooks, const T* x, double* y,
+                          Segments segments, int m, int n, int k, int bits, int group, int groups) {
+  const int row = blockIdx.x, token = blockIdx.y, lane = threadIdx.x;
+  int s = 0;
+  while (s + 1 < segments.count && segments.row[s + 1] <= row) ++s;
+  double sum = 0;
+  for (int i = lane; i < k; i += 32) {
+    const float value = static_cast<float>(codebooks[(s << bits) + codes[static_cast<size_t>(row) * k + i]]);
+    const float scale = static_cast<float>(scales[static_cast<size_t>(row) * groups + (group < 0 ? 0 : i / group)]);
+    sum += static_cast<double>(static_cast<float>(T(value * scale))) *
+           static_cast<double>(static_cast<float>(x[static_cast<size_t>(token) * k + i]));
+  }
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_down_sync(~0u, sum, offset);
+  if (lane == 0) y[static_cast<size_t>(token) * n + row] = sum;
+}
+
+struct Case {
+  DecodeShape shape;
+  Dtype dtype = Dtype::kHalf;
+  DecodeWish wish;
+  int permutes = -1, segments = 1;
+  bool dependent = true;
+  std::string label;
+};
+
+Segments make_segments(int n, int count) {
+  Segments s = {};
+  s.count = count;
+  for (int i = 0; i <= count; ++i)
+    s.row[i] = i == count ? n : static_cast<int>(static_cast<long long>(n) * i / count) / 32 * 32;
+  return s;
+}
+
+DeviceLimits device_limits;
+
+DecodeArguments make_arguments(const Case& c) {
+  const Segments segments = make_segments(c.shape.n, c.segments);
+  DecodeArguments a = {};
+  a.m = c.shape.m, a.n = c.shape.n, a.k = c.shape.k, a.group = c.shape.group;
+  a.groups = c.shape.group < 0 ? 1 : (c.shape.k + c.shape.group - 1) / c.shape.group;
+  a.segments = segments.count;
+  std::copy(segments.row, segments.row + kMaxSegments + 1, a.segment_row);
+  a.dependent_launch = c.dependent;
+  a.plan = make_decode_plan(c.shape, device_limits, c.wish);
+  return a;
+}
+
+template <typename T>
+struct Buffer {
+  T* data = nullptr;
+  size_t count = 0;
+  explicit Buffer(size_t n) : count(n) { CHECK(cudaMalloc(&data, std::max<size_t>(n, 1) * sizeof(T))); }
+  ~Buffer() { cudaFree(data); }
+  Buffer(const Buffer&) = delete;
+};
+
+// One case against float64. Returns an empty string, or what is wrong.
+template <typename T>
+std::string check_case(const Case& c, uint64_t seed, bool identity, double* error_out) {
+  const DecodeShape& d = c.shape;
+  const Segments segments = make_segments(d.n, c.segments);
+  DecodeArguments a = make_arguments(c);
+  if (!a.plan.valid) return "no plan";
+  const int row_groups = a.plan.row_groups, units = a.plan.units;
+  constexpr size_t kGuard = 4096;
+  Buffer<uint8_t> codes(static_cast<size_t>(d.n) * d.k);
+  Buffer<uint32_t> tiled(static_cast<size_t>(row_groups) * units * unit_bytes(d.bits) / 4);
+  Buffer<T> scales(static_cast<size_t>(d.n) * a.groups),
+      tiled_scales(static_cast<size_t>(row_groups) * a.groups * kGroupRows);
+  Buffer<T> codebooks(static_cast<size_t>(c.segments) << d.bits);
+  Buffer<T> x(static_cast<size_t>(d.m) * d.k + kGuard), y(static_cast<size_t>(d.m) * d.n + 2 * kGuard);
+  Buffer<double> expected(static_cast<size_t>(d.m) * d.n);
+  fill_codes<<<512, 256>>>(codes.data, codes.count, d.bits, seed + 1);
+  fill_uniform<<<512, 256>>>(scales.data, scales.count, 0.02f, 1.3f, seed + 2);
+  fill_uniform<<<1, 256>>>(codebooks.data, codebooks.count, -1.f, 1.f, seed + 3);
+  CHECK(cudaMemset(x.data, 0xff, x.count * sizeof(T)));  // NaN beyond the activations
+  if (identity) {
+    std::vector<T> host(static_cast<size_t>(d.m) * d.k, T(0.f));
+    for (int i = 0; i < d.m; ++i) host[static_cast<size_t>(i) * d.k + (mix(seed) + 37ull * i) % d.k] = T(1.f);
+    CHECK(cudaMemcpy(x.data, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
+  } else {
+    fill_uniform<<<512, 256>>>(x.data, static_cast<size_t>(d.m) * d.k, -1.f, 1.f, seed + 4);
+  }
+  tile_codes<<<1024, 256>>>(codes.data, tiled.data, d.n, d.k, d.bits, row_groups, units);
+  tile_scales<<<1024, 256>>>(scales.data, tiled_scales.data, d.n, a.groups, row_groups);
+  CHECK(cudaMemset(y.data, 0xff, y.count * sizeof(T)));
+  reference<<<dim3(d.n, d.m), 32>>>(codes.data, scales.data, codebooks.data, x.data, expected.data, segments, d.m, d.n,
+                                    d.k, d.bits, d.group, a.groups);
+  CHECK(cudaDeviceSynchronize());
+  a.codes = reinterpret_cast<const uint8_t*>(tiled.data);
+  a.scales = reinterpret_cast<const uint8_t*>(tiled_scales.data), a.codebooks = codebooks.data;
+  a.x = reinterpret_cast<const uint8_t*>(x.data), a.y = y.data + kGuard;
+  std::vector<T> first;
+  double worst = 0;
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    CHECK(launch_decode(a, c.dtype, d.bits, c.permutes, nullptr));
+    CHECK(cudaDeviceSynchronize());
+    std::vector<T> got(y.count);
+    std::vector<double> want(expected.count);
+    CHECK(cudaMemcpy(got.data(), y.data, y.count * sizeof(T), cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(want.data(), expected.data, expected.count * sizeof(double), cudaMemcpyDeviceToHost));
+    const auto* raw = reinterpret_cast<const uint16_t*>(got.data());
+    for (size_t i = 0; i < kGuard; ++i) {
+      if (raw[i] != 0xffff || raw[y.count - 1 - i] != 0xffff) return "wrote outside the output";
+    }
+    double difference = 0, norm = 0;
+    for (size_t i = 0; i < want.size(); ++i) {
+      const double value = static_cast<double>(static_cast<float>(got[kGuard + i]));
+      if (!(std::abs(value) < 1e30)) return "output " + std::to_string(i) + " is not finite";
+      if (identity && value != want[i]) return "identity differs at " + std::to_string(i);
+      difference += (value - want[i]) * (value - want[i]);
+      norm += want[i] * want[i];
+    }
+    worst = std::max(worst, std::sqrt(difference / norm));
+    if (repeat == 0) {
+      first = got;
+    } else if (std::memcmp(first.data(), got.data(), got.size() * sizeof(T)) != 0) {
+      return "two runs differ";
+    }
+    CHECK(cudaMemset(y.data, 0xff, y.count * sizeof(T)));
+  }
+  *error_out = worst;
+  const double promise = c.dtype == Dtype::kHalf ? 5e-4 : 4e-3;
+  if (!(worst <= promise)) return "relative error " + std::to_string(worst);
+  return "";
+}
+
+std::string describe(const Case& c) {
+  char text[400], plan[200];
+  print_plan(make_arguments(c).plan, plan, sizeof(plan));
+  std::snprintf(text, sizeof(text), "%s bits=%d group=%d m=%d n=%d k=%d segments=%d permutes=%d [%s]",
+                c.dtype == Dtype::kHalf ? "fp16" : "bf16", c.shape.bits, c.shape.group, c.shape.m, c.shape.n, c.shape.k,
+                c.segments, c.permutes, plan);
+  return text;
+}
+
+int run_check(int draws, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  const auto pick = [&](std::vector<int> list) { return list[random() % list.size()]; };
+  double worst_half = 0, worst_bfloat = 0;
+  int done = 0, planless = 0;
+  for (int i = 0; i < draws; ++i) {
+    Case c;
+    const int kind = static_cast<int>(random() % 8);
+    c.shape.bits = pick({2, 3, 4});
+    c.shape.group = pick({64, 128, 256, -1});
+    c.shape.m = pick({1, 2, 3, 4, 7, 8, 9, 13, 16, 17, 25, 32, 33, 48, 53, 64});
+    if (kind == 0) c.shape.bits = 4, c.shape.group = 32, c.shape.m = pick({1, 5, 8});
+    if (kind == 1) c.shape.bits = 2, c.shape.group = 32, c.shape.m = pick({17, 32});
+    if (kind == 2) c.dtype = Dtype::kBfloat16, c.shape.bits = 4, c.shape.m = pick({1, 3, 8});
+    if (kind == 3) c.dtype = Dtype::kBfloat16, c.shape.bits = 3, c.shape.group = 32, c.shape.m = pick({9, 16});
+    if (kind == 5) c.shape.bits = 2, c.shape.m = pick({1, 8}), c.permutes = pick({0, 1, 2});
+    const bool large = i % 16 == 0;
+    c.shape.n = large ? pick({4096, 6144, 10240, 14336}) : 1 + static_cast<int>(random() % 2000);
+    c.shape.k = large ? pick({3584, 4096, 8192, 14336}) : 32 * (1 + static_cast<int>(random() % 100));
+    c.segments = c.shape.n >= 4 * 32 ? 1 + static_cast<int>(random() % 4) : 1;
+    c.dependent = random() % 2 != 0;
+    if (random() % 2 != 0) c.wish.split = pick({1, 2, 4, 8});
+    if (random() % 4 == 0) c.wish.pass_rows = pick({1, 2, 3});
+    if (c.dtype == Dtype::kHalf && c.shape.group != 32 && c.permutes < 1 && random() % 3 == 0) c.wish.warps = 8;
+    if (random() % 4 == 0) c.wish.stages = pick({2, 3, 5});
+    if (random() % 4 == 0) c.wish.clusters = pick({1, 2, 7});
+    if (!make_arguments(c).plan.valid) c.wish = {};
+    if (!make_arguments(c).plan.valid) {
+      ++planless;
+      continue;
+    }
+    double error = 0;
+    const bool identity = i % 3 == 0;
+    const std::string wrong = c.dtype == Dtype::kHalf ? check_case<__half>(c, random(), identity, &error)
+                                                      : check_case<__nv_bfloat16>(c, random(), identity, &error);
+    if (!wrong.empty()) {
+      std::printf("WRONG %s: %s\n", wrong.c_str(), describe(c).c_str());
+      return 1;
+    }
+    double& worst = c.dtype == Dtype::kHalf ? worst_half : worst_bfloat;
+    if (!identity) worst = std::max(worst, error);
+    ++done;
+  }
+  std::printf("{\"checked\": %d, \"without_plan\": %d, \"seed\": %llu, \"worst_fp16\": %.3g, \"worst_bf16\": %.3g}\n",
+              done, planless, static_cast<unsigned long long>(seed), worst_half, worst_bfloat);
+  return 0;
+}
+
+// --- Timing ---
+
+struct Timing {
+  double median_us = 0, low_us = 0, high_us = 0;
+};
+
+// A graph of `count` launches, replayed; microseconds per launch.
+Timing time_graph(cudaStream_t stream, int count, const std::function<void(int)>& launch) {
+  cudaGraph_t graph;
+  cudaGraphExec_t exec;
+  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+  for (int i = 0; i < count; ++i) launch(i);
+  CHECK(cudaStreamEndCapture(stream, &graph));
+  CHECK(cudaGraphInstantiate(&exec, graph, 0));
+  cudaEvent_t begin, end;
+  CHECK(cudaEventCreate(&begin));
+  CHECK(cudaEventCreate(&end));
+  std::vector<double> times;
+  for (int i = 0; i < 12; ++i) {
+    CHECK(cudaEventRecord(begin, stream));
+    CHECK(cudaGraphLaunch(exec, stream));
+    CHECK(cudaEventRecord(end, stream));
+    CHECK(cudaEventSynchronize(end));
+    float ms = 0;
+    CHECK(cudaEventElapsedTime(&ms, begin, end));
+    if (i >= 3) times.push_back(ms * 1e3 / count);
+  }
+  CHECK(cudaEventDestroy(begin));
+  CHECK(cudaEventDestroy(end));
+  CHECK(cudaGraphExecDestroy(exec));
+  CHECK(cudaGraphDestroy(graph));
+  std::sort(times.begin(), times.end());
+  return {times[times.size() / 2], times.front(), times.back()};
+}
+
+using CublasGemm = cublasStatus_t (*)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void*,
+                                      const void*, cudaDataType, int, const void*, cudaDataType, int, const void*,
+                                      void*, cudaDataType, int, cublasComputeType_t, cublasGemmAlgo_t);
+
+struct Cublas {
+  void* library = nullptr;
+  cublasHandle_t handle = nullptr;
+  CublasGemm gemm = nullptr;
+
+  bool open(cudaStream_t stream, void* workspace, size_t bytes) {
+    library = dlopen("libcublas.so.13", RTLD_NOW);
+    if (library == nullptr) library = dlopen("libcublas.so", RTLD_NOW);
+    if (library == nullptr) return false;
+    const auto create = reinterpret_cast<decltype(&cublasCreate)>(dlsym(library, "cublasCreate_v2"));
+    const auto set_stream = reinterpret_cast<decltype(&cublasSetStream)>(dlsym(library, "cublasSetStream_v2"));
+    const auto set_workspace = reinterpret_cast<decltype(&cublasSetWorkspace)>(dlsym(library, "cublasSetWorkspace_v2"));
+    gemm = reinterpret_cast<CublasGemm>(dlsym(library, "cublasGemmEx"));
+    return create && set_stream && set_workspace && gemm && create(&handle) == CUBLAS_STATUS_SUCCESS &&
+           set_stream(handle, stream) == CUBLAS_STATUS_SUCCESS &&
+           set_workspace(handle, workspace, bytes) == CUBLAS_STATUS_SUCCESS;
+  }
+};
+
+constexpr size_t kRotate = 210u << 20;  // more than four times 50 MB of L2
+constexpr size_t kPool = 1100u << 20, kDensePool = 2000u << 20;
+
+class Lab {
+ public:
+  Lab()
+      : pool_(kPool),
+        dense_(kDensePool / 2),
+        scales_(64 << 20),
+        x_(4 << 20),
+        y_(16 << 20),
+        workspace_(16 << 20),
+        sink_(1) {
+    CHECK(cudaStreamCreate(&stream_));
+    fill_bits<<<2048, 256>>>(reinterpret_cast<uint64_t*>(pool_.data), kPool / 8, 11);
+    fill_uniform<<<2048, 256>>>(dense_.data, dense_.count, -0.1f, 0.1f, 12);
+    fill_uniform<<<2048, 256>>>(scales_.data, scales_.count, 0.002f, 0.02f, 13);
+    fill_uniform<<<2048, 256>>>(x_.data, x_.count, -1.f, 1.f, 14);
+    CHECK(cudaDeviceSynchronize());
+    CHECK(cudaFuncSetAttribute(read_bulk, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
+    CHECK(cudaFuncSetAttribute(read_async<4>, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
+    CHECK(cudaFuncSetAttribute(read_async<8>, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
+    CHECK(cudaFuncSetAttribute(read_async<16>, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
+    have_cublas_ = cublas_.open(stream_, workspace_.data, 64u << 20);
+    if (!have_cublas_) std::fprintf(stderr, "libcublas not found: no cuBLAS times\n");
+  }
+
+  static size_t code_bytes(const DecodeArguments& a, int bits) {
+    return static_cast<size_t>(a.plan.row_groups) * a.plan.units * unit_bytes(bits);
+  }
+  static size_t scale_bytes(const DecodeArguments& a) {
+    return static_cast<size_t>(a.plan.row_groups) * a.groups * kScaleBytes;
+  }
+  static int launches(double bytes) { return std::max(static_cast<int>(kRotate / bytes) + 1, bytes > 4e7 ? 20 : 40); }
+
+  // The best of a few plain kernels over the same bytes.
+  Timing floor(size_t bytes) {
+    const size_t key = bytes;
+    if (floors_.count(key)) return floors_[key];
+    const size_t stride = (bytes + 4095) / 4096 * 4096, buffers = std::min(kPool / stride, kRotate / stride + 2);
+    Timing best;
+    for (int variant = 0; variant < 4; ++variant) {
+      const Timing timing = time_graph(stream_, launches(static_cast<double>(bytes)), [&](int i) {
+        const auto* data = reinterpret_cast<const uint4*>(pool_.data + (i % buffers) * stride);
+        const size_t vectors = bytes / 16;
+        if (variant == 0) read_plain<8><<<132 * 4, 256, 0, stream_>>>(data, vectors, sink_.data);
+        if (variant == 1) read_plain<8><<<132 * 8, 256, 0, stream_>>>(data, vectors, sink_.data);
+        if (variant == 2) read_plain<16><<<132 * 2, 256, 0, stream_>>>(data, vectors, sink_.data);
+        if (variant == 3)
+          read_plain<8><<<static_cast<int>((vectors + 2047) / 2048), 256, 0, stream_>>>(data, vectors, sink_.data);
+      });
+      if (best.median_us == 0 || timing.median_us < best.median_us) best = timing;
+    }
+    return floors_[key] = best;
+  }
+
+  Timing read(const std::string& mode, int per_sm, int bytes_each, int stages, size_t bytes) {
+    const size_t stride = (bytes + 4095) / 4096 * 4096, buffers = std::min(kPool / stride, kRotate / stride + 2);
+    return time_graph(stream_, launches(static_cast<double>(bytes)), [&](int i) {
+      const uint8_t* data = pool_.data + (i % buffers) * stride;
+      const auto* vectors = reinterpret_cast<const uint4*>(data);
+      const int grid = 132 * per_sm;
+      if (mode == "plain") {
+        if (stages == 2) read_plain<2><<<grid, 256, 0, stream_>>>(vectors, bytes / 16, sink_.data);
+        if (stages == 4) read_plain<4><<<grid, 256, 0, stream_>>>(vectors, bytes / 16, sink_.data);
+        if (stages == 8) read_plain<8><<<grid, 256, 0, stream_>>>(vectors, bytes / 16, sink_.data);
+      } else if (mode == "async") {
+        if (stages == 4) read_async<4><<<grid, 256, 4 * 4096, stream_>>>(vectors, bytes / 16, sink_.data);
+        if (stages == 8) read_async<8><<<grid, 256, 8 * 4096, stream_>>>(vectors, bytes / 16, sink_.data);
+        if (stages == 16) read_async<16><<<grid, 256, 16 * 4096, stream_>>>(vectors, bytes / 16, sink_.data);
+      } else {
+        read_bulk<<<grid, 256, 2048 + 8 * stages * bytes_each, stream_>>>(data, bytes / bytes_each, bytes_each, stages,
+                                                                          sink_.data);
+      }
+      CHECK(cudaGetLastError());
+    });
+  }
+
+  Timing dense(int m, int n, int k) {
+    if (!have_cublas_) return {};
+    const std::string key = std::to_string(m) + "," + std::to_string(n) + "," + std::to_string(k);
+    if (dense_times_.count(key)) return dense_times_[key];
+    const size_t stride = static_cast<size_t>(n) * k,
+                 buffers = std::min(dense_.count / stride, kRotate / 2 / stride + 2);
+    const float one = 1, zero = 0;
+    const auto launch = [&](int i) {
+      cublas_.gemm(cublas_.handle, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, dense_.data + (i % buffers) * stride,
+                   CUDA_R_16F, k, x_.data, CUDA_R_16F, k, &zero, y_.data, CUDA_R_16F, n, CUBLAS_COMPUTE_32F,
+                   CUBLAS_GEMM_DEFAULT);
+    };
+    launch(0);
+    CHECK(cudaStreamSynchronize(stream_));
+    return dense_times_[key] = time_graph(stream_, launches(stride * 2.0), launch);
+  }
+
+  DecodeArguments arguments(const Case& c) {
+    DecodeArguments a = make_arguments(c);
+    a.codes = pool_.data, a.scales = reinterpret_cast<const uint8_t*>(scales_.data), a.codebooks = dense_.data;
+    a.x = reinterpret_cast<const uint8_t*>(x_.data), a.y = y_.data;
+    return a;
+  }
+
+  Timing ours(const Case& c) {
+    const DecodeArguments a = arguments(c);
+    if (!a.plan.valid) return {};
+    const size_t code_stride = (code_bytes(a, c.shape.bits) + 4095) / 4096 * 4096;
+    const size_t scale_stride = (scale_bytes(a) + 4095) / 4096 * 4096;
+    const size_t buffers = std::min({kPool / code_stride, scales_.count * 2 / scale_stride, kRotate / code_stride + 2});
+    return time_graph(stream_, launches(static_cast<double>(code_stride)), [&](int i) {
+      DecodeArguments b = a;
+      b.codes += (i % buffers) * code_stride;
+      b.scales += (i % buffers) * scale_stride;
+      CHECK(launch_decode(b, c.dtype, c.shape.bits, c.permutes, stream_));
+    });
+  }
+
+  void once(const Case& c) {
+    DecodeArguments a = arguments(c);
+    for (int i = 0; i < 3; ++i) {
+      CHECK(launch_decode(a, c.dtype, c.shape.bits, c.permutes, stream_));
+      a.codes += (code_bytes(a, c.shape.bits) + 4095) / 4096 * 4096;
+      CHECK(cudaStreamSynchronize(stream_));
+    }
+  }
+
+ private:
+  Buffer<uint8_t> pool_;
+  Buffer<__half> dense_, scales_, x_, y_;
+  Buffer<float4> workspace_;
+  Buffer<uint32_t> sink_;
+  cudaStream_t stream_;
+  Cublas cublas_;
+  bool have_cublas_ = false;
+  std::map<size_t, Timing> floors_;
+  std::map<std::string, Timing> dense_times_;
+};
+
+std::map<std::string, std::string> parse(const std::string& line) {
+  std::map<std::string, std::string> keys;
+  std::istringstream in(line);
+  for (std::string word; in >> word;) {
+    const size_t at = word.find('=');
+    if (at != std::string::npos) keys[word.substr(0, at)] = word.substr(at + 1);
+  }
+  return keys;
+}
+
+Case to_case(std::map<std::string, std::string> keys) {
+  const auto number = [&](const char* key, int otherwise) {
+    return keys.count(key) ? std::atoi(keys[key].c_str()) : otherwise;
+  };
+  Case c;
+  c.shape = {number("m", 1), number("n", 4096), number("k", 4096), number("bits", 4), number("group", 128)};
+  c.dtype = keys["dtype"] == "bf16" ? Dtype::kBfloat16 : Dtype::kHalf;
+  c.wish = {number("split", 0),   number("stages", 0),    number("clusters", 0),
+            number("tiles_m", 0), number("pass_rows", 0), number("warps", 0)};
+  c.permutes = number("permutes", -1);
+  c.segments = number("segments", 1);
+  c.dependent = number("dependent", 1) != 0;
+  c.label = keys["set"];
+  return c;
+}
+
+int run_mma() {
+  Buffer<long long> clocks(1);
+  Buffer<float> sink(1);
+  bool first = true;
+  std::printf("[\n");
+  for (const int warps : {4, 8, 16}) {
+    for (const int chains : {1, 2, 4, 8}) {
+      constexpr int kCount = 1024;
+      for (int repeat = 0; repeat < 2; ++repeat) {
+        if (chains == 1) mma_rate<1><<<132, 32 * warps>>>(kCount, clocks.data, sink.data);
+        if (chains == 2) mma_rate<2><<<132, 32 * warps>>>(kCount, clocks.data, sink.data);
+        if (chains == 4) mma_rate<4><<<132, 32 * warps>>>(kCount, clocks.data, sink.data);
+        if (chains == 8) mma_rate<8><<<132, 32 * warps>>>(kCount, clocks.data, sink.data);
+        CHECK(cudaDeviceSynchronize());
+      }
+      long long host = 0;
+      CHECK(cudaMemcpy(&host, clocks.data, sizeof(host), cudaMemcpyDeviceToHost));
+      std::printf("%s{\"set\": \"mma\", \"warps\": %d, \"chains\": %d, \"clocks_per_mma_and_sm\": %.3f}",
+                  first ? "" : ",\n", warps, chains, static_cast<double>(host) / kCount / chains / warps);
+      first = false;
+    }
+  }
+  std::printf("\n]\n");
+  return 0;
+}
+
+int run_time(const char* file) {
+  Lab lab;
+  std::ifstream in(file);
+  bool first = true;
+  std::printf("[\n");
+  for (std::string line; std::getline(in, line);) {
+    auto keys = parse(line);
+    if (keys.empty()) continue;
+    if (!first) std::printf(",\n");
+    first = false;
+    if (keys.count("read")) {
+      const size_t bytes = std::strtoull(keys["bytes"].c_str(), nullptr, 10);
+      const Timing t = lab.read(keys["read"], std::atoi(keys["per_sm"].c_str()), std::atoi(keys["piece"].c_str()),
+                                std::atoi(keys["stages"].c_str()), bytes);
+      std::printf(
+          "{\"set\": \"read\", \"mode\": \"%s\", \"per_sm\": %s, \"piece\": %d, \"stages\": %s, \"bytes\": %zu, "
+          "\"us\": %.3f, \"floor_us\": %.3f}",
+          keys["read"].c_str(), keys["per_sm"].c_str(), std::atoi(keys["piece"].c_str()), keys["stages"].c_str(), bytes,
+          t.median_us, lab.floor(bytes).median_us);
+      continue;
+    }
+    const Case c = to_case(keys);
+    const DecodeArguments a = lab.arguments(c);
+    if (!a.plan.valid) {
+      std::printf("{\"set\": \"no plan\"}");
+      continue;
+    }
+    const size_t bytes = (Lab::code_bytes(a, c.shape.bits) + Lab::scale_bytes(a) + (2u << c.shape.bits)) / 16 * 16;
+    const Timing t = lab.ours(c), floor = lab.floor(bytes), dense = lab.dense(c.shape.m, c.shape.n, c.shape.k);
+    std::printf(
+        "{\"set\": \"%s\", \"dtype\": \"%s\", \"bits\": %d, \"group\": %d, \"m\": %d, \"n\": %d, \"k\": %d, "
+        "\"dependent\": %d, "
+        "\"permutes\": %d, \"segments\": %d, \"split\": %d, \"warps\": %d, \"pass_rows\": %d, \"clusters\": %d, "
+        "\"stages\": %d, \"shared\": %d, "
+        "\"us\": %.3f, \"low_us\": %.3f, \"high_us\": %.3f, \"floor_us\": %.3f, \"cublas_us\": %.3f, \"bytes\": %zu}",
+        c.label.c_str(), c.dtype == Dtype::kHalf ? "fp16" : "bf16", c.shape.bits, c.shape.group, c.shape.m, c.shape.n,
+        c.shape.k, c.dependent, c.permutes, c.segments, a.plan.split, a.plan.warps, a.plan.pass_rows, a.plan.clusters,
+        a.plan.stages, a.plan.shared_bytes, t.median_us, t.low_us, t.high_us, floor.median_us, dense.median_us, bytes);
+    std::fflush(stdout);
+  }
+  std::printf("\n]\n");
+  return 0;
+}
+
+}  // namespace
+}  // namespace flute::cuda
+
+int main(int argc, char** argv) {
+  using namespace flute::cuda;
+  const std::string mode = argc > 1 ? argv[1] : "";
+  if (mode == "plan" && argc > 2) {  // needs no GPU
+    std::string line;
+    for (int i = 2; i < argc; ++i) line += std::string(argv[i]) + " ";
+    std::printf("%s\n", describe(to_case(parse(line))).c_str());
+    return 0;
+  }
+  CHECK(prepare_decode_kernels());
+  device_limits = query_device();
+  std::fprintf(stderr, "resident clusters of 1, 2, 4, 8: %d %d %d %d\n", device_limits.clusters[0],
+               device_limits.clusters[1], device_limits.clusters[2], device_limits.clusters[3]);
+  if (mode == "check" && argc == 4) return run_check(std::atoi(argv[2]), std::strtoull(argv[3], nullptr, 10));
+  if (mode == "mma") return run_mma();
+  if (mode == "time" && argc == 3) return run_time(argv[2]);
+  if (mode == "once" && argc > 2) {
+    std::string line;
+    for (int i = 2; i < argc; ++i) line += std::string(argv[i]) + " ";
+    Lab lab;
+    lab.once(to_case(parse(line)));
+    return 0;
+  }
+  std::fprintf(
+      stderr,
+      "usage: lab check <draws> <seed> | lab time <cases> | lab once <key=value>... | lab plan <key=value>...\n");
+  return 2;
+}
