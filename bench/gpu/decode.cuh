@@ -210,13 +210,16 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
     }
     ptx::mbarrier_init(exchange_barrier, 1);
     ptx::mbarrier_init(exchange_barrier + 8, 1);
-    ptx::mbarrier_init(sums_full, kWarps);
+    ptx::mbarrier_init(sums_full, 32 * kWarps);
     ptx::mbarrier_init(sums_free, 32 * kAddingWarps);
     ptx::fence_mbarrier_init();
   }
   __syncwarp();
   if (plan.split > 1) ptx::cluster_arrive_relaxed();
   if (args.dependent_launch) ptx::let_next_kernel_start();
+
+  // Once per launch, each role at its own place: the barriers are set up, the table and the zeros are written.
+  const auto start_together = [] { asm volatile("bar.sync 3, %0;" ::"n"(32 * (kWarps + kOtherWarps)) : "memory"); };
 
   // A pass: `count` row groups from `row` on, never across a segment boundary.
   const auto segment_of = [&](int row) {
@@ -291,7 +294,7 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
       }
       if (stage == plan.stages) stage = 0, parity = 0;
     }
-    __syncthreads();  // the barriers are set up (and, for the others, the table)
+    start_together();
     if (args.dependent_launch) ptx::wait_for_previous_kernel();
     if (!fetches_weights && !kTokensByCopy) return;
 #pragma unroll 1
@@ -344,7 +347,7 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
         finish(sum, rank * share + slot, row);
       }
     };
-    __syncthreads();
+    start_together();
     if (args.dependent_launch) ptx::wait_for_previous_kernel();
     if (plan.split > 1) ptx::cluster_wait();  // every block of the cluster has started and set up its barriers
     int pass = 0, last_row = 0, last_count = 0;
@@ -392,7 +395,7 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
   if constexpr (kTokensByCopy) {
     if (thread < kWarps * 8) ptx::store_shared_4(base + plan.zeros_at + thread * 16, make_uint4(0, 0, 0, 0));
   }
-  __syncthreads();  // the table, the zeros, the barriers
+  start_together();
   // Where this lane's activations are in a stage; absent tokens read zeros that lie outside the ring.
   uint32_t x_address[kTilesM];
   int x_step[kTilesM];
@@ -540,8 +543,7 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
       ptx::store_shared_4(mine + i * 512, make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z),
                                                      __float_as_uint(v.w)));
     }
-    __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(sums_full);
+    ptx::mbarrier_arrive(sums_full);
   };
 
   const auto sync_computing = [] { asm volatile("bar.sync 2, %0;" ::"n"(32 * kWarps) : "memory"); };
