@@ -138,8 +138,7 @@ inline DecodePlan make_decode_plan(const DecodeShape& shape, const DeviceLimits&
     const int longest = (row_groups + plan.clusters - 1) / plan.clusters;
     const int most = max_pass_rows(tiles_m);
     plan.pass_rows = pass_size(longest, wish.pass_rows != 0 ? std::min(wish.pass_rows, most) : most);
-    // In flight: 64 KB of codes per multiprocessor. More makes some multiprocessors run ahead of others, who then
-    // finish last.
+    // In flight: 64 KB of codes per multiprocessor; more gained nothing, 200 KB lost (docs/kernel-notes.md).
     const int stage = plan.pass_rows * warps * unit_bytes(shape.bits);
     place_shared(plan, shape, wish.stages != 0 ? wish.stages : std::max(3, 65536 / stage), budget);
     if (plan.stages < 2) continue;
