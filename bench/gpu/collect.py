@@ -37,7 +37,7 @@ def main():
         "device": text_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
         "driver": text_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "commit": text_of("git", "rev-parse", "HEAD"),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,
         "check": json.loads((work / "check.json").read_text(encoding="utf-8").splitlines()[-1]),
         "profiles": profiles,

@@ -28,12 +28,16 @@ def main():
     rest = [r for r in rows if r["set"] not in ("read", "mma", "no plan")]
     for r in rest:
         fraction = r["floor_us"] / r["us"] if r["us"] else 0
-        print(f"{r['set']:8} {r['dtype']} b{r['bits']} g{r['group']:<3} m{r['m']:<2} {r['n']:>5}x{r['k']:<5} pdl{r['dependent']} "
-              f"split{r['split']} w{r['warps']} r{r['pass_rows']} c{r['clusters']} st{r['stages']} perm{r['permutes']} seg{r['segments']}: {r['us']:7.2f} "
-              f"floor {r['floor_us']:6.2f} = {fraction:.3f}  cublas {r['cublas_us']:7.2f} = {r['cublas_us'] / max(r['us'], 1e-9):.2f}x")
-    keys = sorted({(r["set"], r["dtype"], r["bits"], r["group"], r["dependent"], r["m"]) for r in rest if r["set"] != "plans"})
-    for key in keys:
-        some = [r for r in rest if (r["set"], r["dtype"], r["bits"], r["group"], r["dependent"], r["m"]) == key and r["us"]]
+        plan = f"split{r['split']} w{r['warps']} r{r['pass_rows']} c{r['clusters']} st{r['stages']}"
+        print(
+            f"{r['set']:8} {r['dtype']} b{r['bits']} g{r['group']:<3} m{r['m']:<2} {r['n']:>5}x{r['k']:<5} "
+            f"pdl{r['dependent']} {plan} perm{r['permutes']} seg{r['segments']}: {r['us']:7.2f} "
+            f"floor {r['floor_us']:6.2f} = {fraction:.3f}  "
+            f"cublas {r['cublas_us']:7.2f} = {r['cublas_us'] / max(r['us'], 1e-9):.2f}x"
+        )
+    fields = ("set", "dtype", "bits", "group", "dependent", "m")
+    for key in sorted({tuple(r[f] for f in fields) for r in rest if r["set"] != "plans"}):
+        some = [r for r in rest if tuple(r[f] for f in fields) == key and r["us"]]
         print("geomean", key, f"floor/us {geomean([r['floor_us'] / r['us'] for r in some]):.3f}",
               f"cublas/us {geomean([max(r['cublas_us'], 1e-9) / r['us'] for r in some]):.2f}", f"of {len(some)}")
 
