@@ -1,7 +1,8 @@
 #pragma once
 #include "cpu/kernels.hpp"
 
-// Included by the files that Highway compiles once for each instruction set (decode.cpp, panel.cpp), before Highway.
+// Included by the files that Highway compiles once for each instruction set (decode.cpp, limits.cpp, panel.cpp), before
+// Highway.
 
 // Vectors of a length unknown to the compiler cannot be held in arrays; the x86 sets left out add nothing that these
 // kernels use to the sets that stay.
@@ -15,6 +16,7 @@ using FillKernels = void (*)(Kernels& table);
 /// For a Highway target (0: the baseline); null where this build does not hold it.
 FillKernels decode_kernels(int64_t target);
 FillKernels panel_kernels(int64_t target);
+FillKernels limit_kernels(int64_t target);
 
 }  // namespace flute::cpu
 

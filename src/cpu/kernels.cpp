@@ -1,5 +1,6 @@
 #include "cpu/kernels.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <string_view>
@@ -29,11 +30,10 @@ struct Available {
     for (size_t i = 0; i < kSetCount; ++i) {
       const Set& set = kSets[i];
       if (set.target != 0 && (supported & set.target) == 0) continue;
-      const FillKernels decode = decode_kernels(set.target), panel = panel_kernels(set.target);
-      if (decode == nullptr || panel == nullptr) continue;
+      const FillKernels fills[] = {decode_kernels(set.target), panel_kernels(set.target), limit_kernels(set.target)};
+      if (std::find(std::begin(fills), std::end(fills), nullptr) != std::end(fills)) continue;
       tables[i].name = set.name;
-      decode(tables[i]);
-      panel(tables[i]);
+      for (const FillKernels fill : fills) fill(tables[i]);
       list.push_back(&tables[i]);
     }
   }

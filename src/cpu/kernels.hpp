@@ -1,4 +1,5 @@
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -50,6 +51,12 @@ struct Kernels {
   /// tokens rounded up to a third of tile_tokens, r < blocks * 16.
   void (*multiply)(const float* panel, int64_t blocks, int64_t k, const float* x, int tokens, float* y, int64_t ldy,
                    bool accumulate);
+
+  /// Reads [data, data + bytes) once (all but a last part of less than 256 bytes); the result keeps the loads alive.
+  uint32_t (*read)(const std::byte* data, size_t bytes);
+  /// Runs `rounds` x chain_flops floating-point operations in independent chains of multiply-adds.
+  float (*multiply_add_chains)(int64_t rounds);
+  int chain_flops;
 };
 
 /// The kernels in use: the best that this machine runs, or what FLUTE_CPU_TARGET names (avx512, avx2, sse4, neon,

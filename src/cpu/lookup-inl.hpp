@@ -91,6 +91,7 @@ requires(kBits <= 4) struct Lookup<kBits> {
     repeat_table<kBits>(values, 16, repeated);
     table = _mm512_load_ps(repeated);
   }
+  explicit HWY_INLINE Lookup(F values) : table(values.raw) {}
   HWY_INLINE F operator()(U codes) const { return F{_mm512_permutexvar_ps(codes.raw, table)}; }
   __m512 table;
 };
