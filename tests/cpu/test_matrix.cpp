@@ -1,0 +1,226 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "base/seed.hpp"
+#include "flute/error.hpp"
+#include "flute/gemm.hpp"
+#include "flute/threads.hpp"
+
+namespace flute {
+namespace {
+
+/// Random bytes as values of `dtype`, without NaN and infinity: a copy must keep every one of them.
+std::vector<std::byte> random_finite(std::mt19937_64& random, DType dtype, int64_t count) {
+  std::vector<std::byte> values(static_cast<size_t>(count) * dtype_size(dtype));
+  for (std::byte& byte : values) byte = static_cast<std::byte>(random());
+  for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
+    if (!(std::abs(load_as_f32(values.data(), dtype, i)) <= std::numeric_limits<float>::max())) {
+      store_from_f32(values.data(), dtype, i, -0.0f);
+    }
+  }
+  return values;
+}
+
+struct Format {
+  int64_t k = 64;
+  int bits = 4;
+  int64_t group_size = 64;
+  DType scale_dtype = DType::kF16;
+  bool per_row = false, offsets = false;
+};
+
+PackedMatrix random_packed(std::mt19937_64& random, int64_t n, const Format& format) {
+  PackedMatrix matrix;
+  matrix.n = n;
+  matrix.k = format.k;
+  matrix.bits = format.bits;
+  matrix.group_size = format.group_size;
+  matrix.scale_dtype = format.scale_dtype;
+  matrix.codes.resize(static_cast<size_t>(n * matrix.view().words_per_row()));
+  for (uint32_t& word : matrix.codes) word = static_cast<uint32_t>(random());
+  const int64_t scales = n * matrix.view().groups();
+  matrix.scales = random_finite(random, format.scale_dtype, scales);
+  if (format.offsets) matrix.offsets = random_finite(random, format.scale_dtype, scales);
+  matrix.codebook.resize((size_t{1} << format.bits) * static_cast<size_t>(format.per_row ? n : 1));
+  const auto values = random_finite(random, DType::kF32, static_cast<int64_t>(matrix.codebook.size()));
+  std::memcpy(matrix.codebook.data(), values.data(), values.size());
+  return matrix;
+}
+
+/// The same fields, bit for bit: -0 is not 0.
+void expect_same(const PackedMatrix& found, const PackedMatrix& expected) {
+  EXPECT_EQ(found.n, expected.n);
+  EXPECT_EQ(found.k, expected.k);
+  EXPECT_EQ(found.bits, expected.bits);
+  EXPECT_EQ(found.group_size, expected.group_size);
+  EXPECT_EQ(found.scale_dtype, expected.scale_dtype);
+  EXPECT_EQ(found.codes, expected.codes);
+  EXPECT_EQ(found.scales, expected.scales);
+  EXPECT_EQ(found.offsets, expected.offsets);
+  ASSERT_EQ(found.codebook.size(), expected.codebook.size());
+  EXPECT_EQ(std::memcmp(found.codebook.data(), expected.codebook.data(), found.codebook.size() * sizeof(float)), 0);
+}
+
+TEST(Matrix, ToPackedGivesBackWhatItWasMadeFrom) {
+  auto random = fresh_random();
+  ThreadPool pool(2);
+  constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
+  for (int bits = 1; bits <= 8; ++bits) {
+    for (const int64_t group_size : {32, 64, 128, 256, -1}) {
+      for (const DType scale_dtype : kTypes) {
+        Format format;
+        format.bits = bits;
+        format.k = 32 * random_between(random, 1, 13);  // most leave a short last group
+        format.group_size = group_size;
+        format.scale_dtype = scale_dtype;
+        std::vector<PackedMatrix> segments;
+        const int64_t count = random_between(random, 1, 4);
+        for (int64_t i = 0; i < count; ++i) {
+          format.per_row = random_between(random, 0, 1) == 1;  // each segment has tables of its own
+          format.offsets = random_between(random, 0, 1) == 1;
+          const bool last = i + 1 == count;
+          segments.push_back(
+              random_packed(random, last ? random_between(random, 1, 70) : 32 * random_between(random, 1, 3), format));
+        }
+        std::vector<PackedView> views;
+        int64_t n = 0;
+        for (const PackedMatrix& segment : segments) {
+          views.push_back(segment.view());
+          n += segment.n;
+        }
+        const Matrix matrix = Matrix::from_packed(Device{}, views, &pool);
+        SCOPED_TRACE("bits " + std::to_string(bits) + ", group " + std::to_string(group_size) + ", k " +
+                     std::to_string(format.k) + ", scales " + std::string(dtype_name(scale_dtype)));
+        EXPECT_EQ(matrix.n(), n);
+        EXPECT_EQ(matrix.k(), format.k);
+        EXPECT_EQ(matrix.bits(), bits);
+        EXPECT_EQ(matrix.group_size(), group_size);
+        ASSERT_EQ(matrix.segment_count(), static_cast<int>(segments.size()));
+        for (size_t i = 0; i < segments.size(); ++i) {
+          SCOPED_TRACE("segment " + std::to_string(i) + " of " + std::to_string(segments.size()));
+          expect_same(matrix.to_packed(static_cast<int>(i)), segments[i]);
+        }
+        if (::testing::Test::HasFailure()) return;
+      }
+    }
+  }
+}
+
+/// The message of the Error that `action` throws, which must carry `code`.
+std::string error_of(ErrorCode code, const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), code);
+    return error.what();
+  }
+  ADD_FAILURE() << "expected an error, found none";
+  return "";
+}
+
+Matrix stack(const std::vector<PackedMatrix>& segments, Device device = {}) {
+  std::vector<PackedView> views;
+  for (const PackedMatrix& segment : segments) views.push_back(segment.view());
+  return Matrix::from_packed(device, views);
+}
+
+std::string stack_error(const std::vector<PackedMatrix>& segments) {
+  return error_of(ErrorCode::kInvalidArgument, [&] { (void)stack(segments); });
+}
+
+TEST(Matrix, RefusesSegmentsThatDoNotStack) {
+  auto random = fresh_random();
+  const Format format;
+  const PackedMatrix good = random_packed(random, 32, format);
+  EXPECT_EQ(stack_error({}), "matrix: expected 1..4 segments, found 0");
+  EXPECT_EQ(stack_error({good, good, good, good, good}), "matrix: expected 1..4 segments, found 5");
+  EXPECT_EQ(stack_error({good, random_packed(random, 33, format), good}),
+            "matrix: segment 1: expected a multiple of 32 rows before another segment, found 33");
+  EXPECT_EQ(stack({good, random_packed(random, 33, format)}).n(), 65);  // the last one may have any number
+
+  const std::string expected = "expected K 64, 4 bits, group size 64 as in segment 0, found ";
+  Format other = format;
+  other.bits = 3;
+  EXPECT_EQ(stack_error({good, random_packed(random, 32, other)}), "matrix: segment 1: " + expected + "64, 3, 64");
+  other = format;
+  other.group_size = 128;
+  EXPECT_EQ(stack_error({good, good, random_packed(random, 32, other)}),
+            "matrix: segment 2: " + expected + "64, 4, 128");
+  other = format;
+  other.k = 96;
+  EXPECT_EQ(stack_error({good, random_packed(random, 32, other)}), "matrix: segment 1: " + expected + "96, 4, 64");
+}
+
+TEST(Matrix, RefusesASegmentThatIsNotAsDocumented) {
+  auto random = fresh_random();
+  const PackedMatrix good = random_packed(random, 32, {});
+  PackedMatrix bad = good;
+  bad.codes.pop_back();
+  EXPECT_EQ(stack_error({good, bad}), "matrix: segment 1: codes: expected 32 x 8 words, found 255");
+  bad = good;
+  bad.codebook.resize(17);
+  EXPECT_EQ(stack_error({bad}), "matrix: segment 0: codebook: expected 16 values, or 32 x 16, found 17");
+  bad = good;
+  bad.codebook[5] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_EQ(stack_error({bad}), "matrix: segment 0: codebook: row 0, code 5: expected a finite value, found nan");
+  bad = good;
+  store_from_f32(bad.scales.data(), bad.scale_dtype, 7, std::numeric_limits<float>::infinity());
+  EXPECT_EQ(stack_error({bad}), "matrix: segment 0: scale of row 7, group 0: expected a finite value, found inf");
+}
+
+TEST(Matrix, OtherDevicesAndSegmentsAreRefused) {
+  auto random = fresh_random();
+  const std::vector<PackedMatrix> segments = {random_packed(random, 32, {}), random_packed(random, 8, {})};
+  const Device cuda{Device::Kind::kCuda, 0};
+  EXPECT_EQ(error_of(ErrorCode::kUnsupported, [&] { (void)stack(segments, cuda); }), "this build has no CUDA backend");
+  const Matrix matrix = stack(segments);
+  EXPECT_EQ(matrix.device(), Device{});
+  for (const int segment : {-1, 2}) {
+    EXPECT_EQ(error_of(ErrorCode::kInvalidArgument, [&] { (void)matrix.to_packed(segment); }),
+              "matrix: expected a segment below 2, found " + std::to_string(segment));
+  }
+}
+
+TEST(Matrix, GemmNamesTheArgumentThatCannotBe) {
+  auto random = fresh_random();
+  const Matrix matrix = stack({random_packed(random, 40, {})});
+  std::vector<float> x(3 * 64), y(3 * 40, 7.0f);
+  GemmArgs good;
+  good.m = 3;
+  good.x = x.data();
+  good.y = y.data();
+  const auto message = [&](const GemmArgs& args) {
+    return error_of(ErrorCode::kInvalidArgument, [&] { gemm(matrix, args); });
+  };
+  GemmArgs bad = good;
+  bad.m = -1;
+  EXPECT_EQ(message(bad), "gemm: expected m >= 0, found -1");
+  bad = good;
+  bad.ldx = 63;
+  EXPECT_EQ(message(bad), "gemm: expected ldx >= k = 64, found 63");
+  bad = good;
+  bad.ldy = 39;
+  EXPECT_EQ(message(bad), "gemm: expected ldy >= n = 40, found 39");
+  bad = good;
+  bad.x = nullptr;
+  EXPECT_EQ(message(bad), "gemm: expected x and y, found null for x");
+  bad = good;
+  bad.y = nullptr;
+  EXPECT_EQ(message(bad), "gemm: expected x and y, found null for y");
+  bad = good;
+  bad.dtype = static_cast<DType>(3);
+  EXPECT_EQ(message(bad), "gemm: expected dtype fp32, fp16 or bf16, found 3");
+  bad = good;
+  bad.m = std::numeric_limits<int64_t>::max();
+  EXPECT_EQ(message(bad), "gemm: m = 9223372036854775807 is more than n = 40, k = 64 allow");
+  EXPECT_EQ(y, std::vector<float>(3 * 40, 7.0f)) << "a refused call wrote to y";
+}
+
+}  // namespace
+}  // namespace flute
