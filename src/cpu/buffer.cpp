@@ -13,21 +13,21 @@ namespace flute::cpu {
 namespace {
 
 constexpr size_t kLine = 64;
-// Reading a matrix once from end to end misses the TLB at every small page: with huge pages a plain read is 20 % faster
-// (docs/cpu-kernels.md). Smaller buffers would waste more of a huge page than they gain.
+// Reading a matrix once from end to end misses the TLB at every small page: with huge pages two threads read 30 GB/s
+// instead of 26 (docs/cpu-kernels.md). Smaller buffers would waste more of a huge page than they gain.
 constexpr size_t kHugePage = size_t{2} << 20;
 
 }  // namespace
 
 Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   const size_t alignment = bytes >= kHugePage ? kHugePage : kLine;
-  const size_t total = (bytes + kPadding + alignment - 1) / alignment * alignment;
+  const size_t total = (bytes + alignment - 1) / alignment * alignment;
   data_ = static_cast<std::byte*>(std::aligned_alloc(alignment, total));
-  if (data_ == nullptr) throw std::bad_alloc();
+  if (data_ == nullptr && total > 0) throw std::bad_alloc();
 #if defined(__linux__)
   if (alignment == kHugePage) madvise(data_, total, MADV_HUGEPAGE);  // a wish: what the kernel answers changes nothing
 #endif
-  std::memset(data_, 0, total);
+  if (total > 0) std::memset(data_, 0, total);
 }
 
 Buffer::Buffer(Buffer&& other) noexcept

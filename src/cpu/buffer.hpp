@@ -3,12 +3,9 @@
 
 namespace flute::cpu {
 
-/// Zeroed memory for tiled weights, aligned to a cache line; large buffers ask for huge pages. `kPadding` bytes behind
-/// the size asked for may be read.
+/// Zeroed memory for tiled weights, aligned to a cache line; large buffers ask for huge pages.
 class Buffer {
  public:
-  static constexpr size_t kPadding = 64;
-
   Buffer() = default;
   explicit Buffer(size_t bytes);
   Buffer(Buffer&& other) noexcept;

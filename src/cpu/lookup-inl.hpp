@@ -25,9 +25,7 @@ using U = hn::Vec<Words>;
 constexpr int64_t kLanes = hn::MaxLanes(Floats());
 constexpr int64_t kVectors = kBlockRows / kLanes;  ///< that hold a block's rows
 
-/// Code `J` of a chunk in the low bits of each lane, with bits of its neighbours above. A code that begins with a byte
-/// is loaded from that byte instead of shifted: the shifter is busier than the load ports. (The last lane then reads
-/// past its word, into the next one or the buffer's padding.)
+/// Code `J` of a chunk in the low bits of each lane, with bits of its neighbours above.
 template <int kBits, int J>
 HWY_INLINE U code_at(const uint32_t* words) {
   constexpr int kBegin = J * kBits, kWord = kBegin / 32, kShift = kBegin % 32;
@@ -38,11 +36,6 @@ HWY_INLINE U code_at(const uint32_t* words) {
                   hn::ShiftLeft<32 - kShift>(hn::LoadU(d, word + kBlockRows)));
   } else if constexpr (kShift == 0) {
     return hn::LoadU(d, word);
-#if HWY_IS_LITTLE_ENDIAN
-  } else if constexpr (kShift % 8 == 0) {
-    return hn::BitCast(
-        d, hn::LoadU(hn::Repartition<uint8_t, Words>(), reinterpret_cast<const uint8_t*>(word) + kShift / 8));
-#endif
   } else {
     return hn::ShiftRight<kShift>(hn::LoadU(d, word));
   }

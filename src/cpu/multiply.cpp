@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cstring>
-#include <memory>
 #include <numeric>
+#include <vector>
 
 #include "base/checked.hpp"
 #include "base/fail.hpp"
@@ -11,42 +11,37 @@
 namespace flute::cpu {
 namespace {
 
-// Up to here weights go from the codes straight into the sums; beyond, dequantizing a panel once for all tokens wins
-// (measured: docs/cpu-kernels.md).
+// Up to here weights go from the codes straight into the sums, in two passes of 8 tokens at most; from about here on
+// dequantizing a panel once for all tokens costs a token no more (measured: docs/cpu-kernels.md).
 constexpr int64_t kDecodeLimit = 16;
 // k of a panel: 32 rows x 256 floats are 32 KB, which with a tile of x stay in a 48 KB first-level cache.
 constexpr int64_t kPanelChunks = 8;
 // Most tokens that share a panel: their part of the packed x (768 KB) and their sums (192 KB) stay in a 2 MB
 // second-level cache.
 constexpr int64_t kPanelTokens = 768;
-// Multiply-adds below which waking a thread costs more (1-2 us) than it saves.
+// Multiply-adds below which a call stays on its own thread: some 10 us of work, of which handing over half and waiting
+// for it would take a part.
 constexpr int64_t kAloneLimit = int64_t{1} << 18;
 
-/// Memory that a thread keeps from call to call: fresh pages for each would cost more than packing itself.
-class Scratch {
- public:
-  float* floats(int64_t count) {
-    if (count > count_) {
-      memory_ = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(count));
-      count_ = count;
-    }
-    return memory_.get();
+/// At least `count` floats that a thread keeps from call to call: fresh pages for each would cost more than packing
+/// itself.
+float* grown(std::vector<float>& scratch, int64_t count) {
+  if (scratch.size() < static_cast<size_t>(count)) {
+    scratch.clear();  // so that growing copies nothing
+    scratch.resize(static_cast<size_t>(count));
   }
-
- private:
-  std::unique_ptr<float[]> memory_;
-  int64_t count_ = 0;
-};
+  return scratch.data();
+}
 
 /// The caller's converted activations, and each thread's panel with its sums.
 float* scratch_x(int64_t count) {
-  thread_local Scratch scratch;
-  return scratch.floats(count);
+  thread_local std::vector<float> scratch;
+  return grown(scratch, count);
 }
 
 float* scratch_panel(int64_t count) {
-  thread_local Scratch scratch;
-  return scratch.floats(count);
+  thread_local std::vector<float> scratch;
+  return grown(scratch, count);
 }
 
 struct Call {

@@ -21,7 +21,7 @@ struct Histogram {
   std::vector<double> sum = std::vector<double>(kBins);
 
   void add(double x, double w) {
-    const int bin = std::min(static_cast<int>((x + 1) * (kBins / 2)), kBins - 1);
+    const int bin = std::min(static_cast<int>((x + 1) * (0.5 * kBins)), kBins - 1);
     weight[bin] += w;
     sum[bin] += w * x;
   }
