@@ -64,24 +64,23 @@ int run(Options options) {
     const std::string text = decoder.push(id);
     if (!options.chat) shown_prompt += text;
   }
-  model::Model::Times decode_start = model.times();  // taken again when the prompt is done
+  double multiply_start = 0;  // when the prompt is done
   int64_t tokens_seen = 0;
   const auto on_token = [&](int32_t id) {
     check_interrupt();
     if (tokens_seen++ == 0) {
-      decode_start = model.times();
+      multiply_start = model.multiply_seconds();
       show(shown_prompt);
     }
     show(decoder.push(id));
   };
   const model::GenerationResult result =
       model::generate(model, ids, options.new_tokens, options.sampling, eos, on_token);
-  const model::Model::Times end = model.times();
+  const double multiply_seconds = model.multiply_seconds() - multiply_start;
   const double prompt_rate = rate(result.prompt_tokens, result.prompt_seconds);
   const double decode_rate = rate(result.new_tokens - 1, result.decode_seconds);
 
   if (options.json) {
-    const double total = end.total - decode_start.total;
     nlohmann::ordered_json json;
     json["ids"] = result.ids;
     json["text"] = tokenizer.decode(result.ids);
@@ -90,7 +89,7 @@ int run(Options options) {
     json["new_tokens"] = result.new_tokens;
     json["prompt_tokens_per_second"] = prompt_rate;
     json["decode_tokens_per_second"] = decode_rate;
-    json["multiply_fraction"] = total > 0 ? (end.multiply - decode_start.multiply) / total : 0;
+    json["multiply_fraction"] = result.new_tokens > 1 ? multiply_seconds / result.decode_seconds : 0;
     json["weight_bytes"] = model.weight_bytes();
     if (options.sampling.temperature > 0) json["seed"] = options.sampling.seed;
     print("{}\n", json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));

@@ -76,7 +76,7 @@ struct Model::Impl {
   std::vector<float> final_norm;
   Linear output_head;
   std::vector<float> rope;
-  mutable std::atomic<int64_t> multiply_time{0}, total_time{0};  // nanoseconds
+  mutable std::atomic<int64_t> multiply_time{0};  // nanoseconds
 
   Impl(const std::filesystem::path& folder, ThreadPool* pool);
   std::vector<float> read_norm(const std::string& name) const;
@@ -244,7 +244,6 @@ void Model::Impl::attention(int64_t layer, int64_t m, const RopeTable& rope_tabl
 template <typename Use>
 void Model::Impl::run(std::span<const int32_t> ids, KvCache& cache, const Use& use) const {
   check(ids, cache);
-  const Stopwatch stopwatch(total_time);
   const int64_t total = static_cast<int64_t>(ids.size());
   const int64_t width = config.hidden_size, mlp_width = config.intermediate_size;
   const int64_t attention_width = config.num_heads * config.head_dim;
@@ -368,9 +367,6 @@ std::vector<double> Model::log_probabilities(std::span<const int32_t> ids, KvCac
   return result;
 }
 
-Model::Times Model::times() const {
-  return {static_cast<double>(impl_->multiply_time.load()) * 1e-9,
-          static_cast<double>(impl_->total_time.load()) * 1e-9};
-}
+double Model::multiply_seconds() const { return static_cast<double>(impl_->multiply_time.load()) * 1e-9; }
 
 }  // namespace flute::model

@@ -42,11 +42,8 @@ class Model {
   /// `ids`: ids.size() - 1 numbers. Runs and throws as forward() does, but never holds the logits of all positions.
   std::vector<double> log_probabilities(std::span<const int32_t> ids, KvCache& cache) const;
 
-  /// Seconds spent since load in multiplies and in everything, summed over calling threads.
-  struct Times {
-    double multiply = 0, total = 0;
-  };
-  Times times() const;
+  /// Seconds spent since load in multiplies, summed over calling threads.
+  double multiply_seconds() const;
 
  private:
   struct Impl;
