@@ -18,8 +18,9 @@ endif()
 if(FLUTE_SANITIZE)
   target_compile_options(flute_options INTERFACE -fsanitize=address,undefined -fno-sanitize-recover=all
                                                  -fno-omit-frame-pointer)
-  # g++ 12 warns of its own standard library's std::regex once that is instrumented.
-  target_compile_options(flute_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
+  # Instrumented, g++ 12 warns of what cannot happen (in std::regex, in one-lane vectors). The release build, where
+  # warnings are errors, compiles the same code.
+  target_compile_options(flute_options INTERFACE $<$<CXX_COMPILER_ID:GNU>:-Wno-error>)
   target_link_options(flute_options INTERFACE -fsanitize=address,undefined)
 endif()
 if(FLUTE_FUZZ)
