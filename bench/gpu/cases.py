@@ -28,6 +28,13 @@ def readers():
                 yield f"read=bulk per_sm={per_sm} piece={piece} stages={stages} bytes={size}"
 
 
+def mixed():
+    """Codes of one's own beside activations that all read, by cluster size."""
+    for cluster in (1, 2, 4):
+        for own, common in ((24576, 0), (24576, 8192), (24576, 16384), (24576, 32768), (24576, 65536), (512, 65536)):
+            yield f"mixed={cluster} own={own} common={common}"
+
+
 def main_table(tokens=(1, 2, 4, 8, 16, 32, 64), formats=FORMATS, shapes=LLAMA, **more):
     for bits, group in formats:
         for n, k in shapes:
@@ -37,7 +44,7 @@ def main_table(tokens=(1, 2, 4, 8, 16, 32, 64), formats=FORMATS, shapes=LLAMA, *
 
 def sets():
     small = [(4096, 4096), (6144, 4096), (28672, 4096), (8192, 8192), (4096, 14336)]
-    out = {"readers": list(readers()), "main": list(main_table())}
+    out = {"readers": list(readers()), "mixed": list(mixed()), "main": list(main_table())}
     out["plain_launch"] = list(main_table(tokens=(1, 8, 16), dependent=0))
     out["plans"] = (
         [line("plans", m, n, k, 4, 128, stages=stages) for n, k in small for m in (1, 8) for stages in (2, 3, 4, 6, 8)]

@@ -163,21 +163,18 @@ __device__ inline float4 operator+(float4 a, float4 b) {
 
 }  // namespace detail
 
-// Roles of the warps: kWarps compute, two fetch (one codes and scales, one activations: a warp issues the copies of its
-// lanes one after the other, tens of clocks each), two add up and write. The first never wait for each other: stages
+// Roles of the warps: kWarps compute, two fetch (one codes and scales, one activations, which wait for the kernel
+// before), two add up and write. The first never wait for each other: stages
 // pass from the fetching warps to them, sums from them to the adding warps, each way by mbarriers.
 constexpr int kFetchingWarps = 2, kAddingWarps = 2;
 constexpr int kOtherWarps = kFetchingWarps + kAddingWarps;
 
-// kTilesM: tiles of 8 tokens. Up to two, activations come with the stages by bulk copy and the scale multiplies the
-// accumulators (one FMA per accumulator and unit); beyond, activations go from L2 to registers and the scale multiplies
-// the weights (one multiply per pair), which then costs less. kGroup32: two scale groups in a unit.
+// kTilesM: tiles of 8 tokens, 1 or 2. The scale multiplies the accumulators: one FMA per accumulator and unit.
+// kGroup32: two scale groups in a unit.
 template <typename T, int kBits, int kTilesM, int kWarps, bool kGroup32, int kPermutes>
 __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kTilesM == 1 ? 2 : 1)
-    decode_kernel(const __grid_constant__ DecodeArguments args) {
+    decode_kernel(const __grid_constant__ DecodeArguments args, const __grid_constant__ DecodeMaps maps) {
   using namespace detail;
-  constexpr bool kScaleWeights = kTilesM > 2;
-  constexpr bool kTokensByCopy = tokens_by_copy(kTilesM);
   constexpr int kUnit = unit_bytes(kBits);
   constexpr int kStepBytes = kWarps * kUnit;  // codes of one row group in one stage
   constexpr int kMaxRows = max_pass_rows(kTilesM);
@@ -190,11 +187,11 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
   const uint32_t sums_full = exchange_barrier + 16, sums_free = exchange_barrier + 24;
   const uint32_t ring = base + plan.ring_at;
   const auto sums_of = [&](int w) {  // where computing warp w puts its sums
-    return base + (w < plan.sums_low ? plan.sums_at + w * (kMaxRows * kTilesM * 512)
-                                     : plan.sums_high_at + (w - plan.sums_low) * (kMaxRows * kTilesM * 512));
+    const int bytes = plan.pass_rows * (kTilesM * 512);
+    return base + (w < plan.sums_low ? plan.sums_at + w * bytes : plan.sums_high_at + (w - plan.sums_low) * bytes);
   };
 
-  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
+  const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4;
   const int rank = plan.split > 1 ? static_cast<int>(ptx::cluster_rank()) : 0;
   const int cluster = blockIdx.x >> plan.split_shift;
   const int rows_begin = share_begin(plan.rows_each, plan.rows_longer, cluster);
@@ -235,8 +232,7 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
   };
 
   // ------------------------------------------------------------------------------------------------------------------------
-  // The warps that fetch. The first: lane i issues copy i of a stage (codes, then scales, of each row group). The
-  // other: rows of X.
+  // The warps that fetch, one lane of each. The first: codes and scales of a stage. The other: activations.
   if (warp >= kWarps && warp < kWarps + kFetchingWarps) {
     struct Cursor {
       int row, count, unit;
@@ -248,40 +244,20 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
         if (c.row < rows_end) c.count = pass_count(c.row);
       }
     };
-    const uint64_t policy = ptx::evict_first_policy();
-    const auto token_bytes = [&](const Cursor& c) {
-      return min(min(kWarps, unit_end - c.unit) * kUnitK, args.k - c.unit * kUnitK) * 2;
-    };
+    const bool fetches_weights = warp == kWarps;
+    const uint64_t policy = fetches_weights ? ptx::evict_first_policy() : ptx::evict_last_policy();
     const auto fetch_weights = [&](const Cursor& c, int stage) {
-      const int units = min(kWarps, unit_end - c.unit);
+      const uint32_t barrier = full + stage * 8, to = ring + stage * plan.stage_bytes;
       const int first = args.group < 0 ? 0 : c.unit * kUnitK >> plan.group_shift;
-      const int last = args.group < 0 ? 1 : ((c.unit + units) * kUnitK + args.group - 1) >> plan.group_shift;
-      const int scale_bytes = (min(last, args.groups) - first) * kScaleBytes;
-      const uint32_t barrier = full + stage * 8;
-      if (lane == 0) {
-        ptx::mbarrier_arrive_expect(
-            barrier, c.count * (units * kUnit + scale_bytes) + (kTokensByCopy ? args.m * token_bytes(c) : 0));
-      }
-      __syncwarp();
-      if (lane < 2 * c.count) {
-        const bool codes = lane < c.count;
-        const int r = codes ? lane : lane - c.count;
-        const size_t row = c.row + r;
-        const uint32_t to = ring + stage * plan.stage_bytes;
-        ptx::copy_bulk(codes ? to + r * kStepBytes : to + plan.scales_in_stage + r * plan.scale_pitch,
-                       codes ? args.codes + (row * plan.units + c.unit) * kUnit
-                             : args.scales + (row * args.groups + first) * kScaleBytes,
-                       codes ? units * kUnit : scale_bytes, barrier, policy);
-      }
+      ptx::mbarrier_arrive_expect(barrier, c.count * (kStepBytes + plan.scale_pitch) + plan.x_bytes);
+      ptx::copy_tensor(to, &maps.codes[c.count - 1], 0, c.unit, c.row, barrier, policy);
+      ptx::copy_tensor(to + plan.scales_in_stage, &maps.scales[c.count - 1], first * (kScaleBytes / 4), c.row, barrier,
+                       policy);
     };
     const auto fetch_tokens = [&](const Cursor& c, int stage) {
-      if (lane < args.m) {
-        ptx::copy_bulk(ring + stage * plan.stage_bytes + plan.x_in_stage + lane * plan.x_pitch,
-                       args.x + (static_cast<size_t>(lane) * args.k + c.unit * kUnitK) * 2, token_bytes(c),
-                       full + stage * 8);
-      }
+      ptx::copy_tensor(ring + stage * plan.stage_bytes + plan.x_in_stage, &maps.x, 0, 0, c.unit, full + stage * 8,
+                       policy);
     };
-    const bool fetches_weights = warp == kWarps;
     Cursor at = {rows_begin, pass_count(rows_begin), unit_begin};
     int stage = 0, parity = 1;
     // Some stages of weights before the dependency wait: they do not depend on the kernel before. Where this block
@@ -289,14 +265,16 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
     if (fetches_weights) {
 #pragma unroll 1
       for (; stage < plan.early_stages && at.row < rows_end; ++stage) {
-        fetch_weights(at, stage);
+        if (lane == 0) fetch_weights(at, stage);
         advance(at);
       }
       if (stage == plan.stages) stage = 0, parity = 0;
+    } else if (lane == 0) {
+      ptx::prefetch_map(&maps.x);
     }
     start_together();
     if (args.dependent_launch) ptx::wait_for_previous_kernel();
-    if (!fetches_weights && !kTokensByCopy) return;
+    if (lane != 0) return;
 #pragma unroll 1
     while (at.row < rows_end) {
       ptx::mbarrier_wait(empty + stage * 8, parity);  // parity 1 passes in the first round
@@ -392,40 +370,19 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
                                  static_cast<const uint16_t*>(args.codebooks) + (segment << kBits), warp, lane);
   };
   build_table();
-  if constexpr (kTokensByCopy) {
-    if (thread < kWarps * 8) ptx::store_shared_4(base + plan.zeros_at + thread * 16, make_uint4(0, 0, 0, 0));
-  }
+  if (thread < 8) ptx::store_shared_4(base + plan.zeros_at + thread * 16, make_uint4(0, 0, 0, 0));
   start_together();
-  // Where this lane's activations are in a stage; absent tokens read zeros that lie outside the ring.
+  // Where this lane's rows of activations (for ldmatrix) are in a stage; absent tokens read zeros outside the ring.
   uint32_t x_address[kTilesM];
   int x_step[kTilesM];
 #pragma unroll
   for (int i = 0; i < kTilesM; ++i) {
-    const int token = 8 * i + g;
+    const int token = 8 * i + lane % 8;
     const bool there = token < args.m;
-    x_address[i] = (there ? ring + plan.x_in_stage + token * plan.x_pitch : base + plan.zeros_at) + warp * 128 + t * 16;
+    const int x_row = warp * args.m + token;
+    x_address[i] = there ? ring + plan.x_in_stage + x_row * 128 + (lane / 8 ^ (x_row & 7)) * 16 : base + plan.zeros_at;
     x_step[i] = there ? plan.stage_bytes : 0;
   }
-  // Else: from L2 to registers, one step ahead. A warp's share of X is nobody else's in the block.
-  const uint8_t* const x_lane = args.x + (g * args.k + t * 8) * 2;
-  uint4 ahead[2][kTilesM];
-  const auto load_ahead = [&](int unit) {
-    if constexpr (!kTokensByCopy) {
-      const uint8_t* from = x_lane + unit * (kUnitK * 2);
-      const int k_left = unit < unit_end ? args.k - unit * kUnitK - t * 8 : 0;
-#pragma unroll
-      for (int i = 0; i < kTilesM; ++i) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          ahead[half][i] = make_uint4(0, 0, 0, 0);
-          if (8 * i + g < args.m && half * 32 < k_left) ahead[half][i] = ptx::load_global_4(from + half * 64);
-        }
-        from += args.k * 16;
-      }
-    }
-  };
-  if (!kTokensByCopy && args.dependent_launch) ptx::wait_for_previous_kernel();
-  load_ahead(unit_begin + warp);
   const bool half_unit_at_end = args.k % kUnitK != 0;
 
   int pass = 0, stage = 0, parity = 0;
@@ -468,45 +425,22 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
           }
         }
         uint4 b[2][kTilesM];
-        if constexpr (kTokensByCopy) {
+        {
           const bool beyond = half_unit_at_end && unit + 1 == plan.units;  // the second half of this unit is not there
 #pragma unroll
           for (int i = 0; i < kTilesM; ++i) {
-            b[0][i] = ptx::load_shared_4(x_address[i] + stage * x_step[i]);
-            b[1][i] = ptx::load_shared_4(x_address[i] + stage * x_step[i] + 64);
+            b[0][i] = ptx::load_matrices(x_address[i] + stage * x_step[i]);
+            b[1][i] = ptx::load_matrices((x_address[i] + stage * x_step[i]) ^ 64);
             if (beyond) b[1][i] = make_uint4(0, 0, 0, 0);
           }
         }
         __syncwarp();
         if (lane == 0) ptx::mbarrier_arrive(freed);  // everything is in registers
-        if constexpr (!kTokensByCopy) {
-#pragma unroll
-          for (int i = 0; i < 2 * kTilesM; ++i) b[i / kTilesM][i % kTilesM] = ahead[i / kTilesM][i % kTilesM];
-          load_ahead(unit_0 + kWarps < unit_end ? unit + kWarps : unit_begin + warp);
-        }
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           uint32_t a[4][4];
           decode_unit<kBits, kPermutes>(words[r], table, a);
-          if constexpr (kScaleWeights) {
-            using T2 = typename Pair<T>::type;
-#pragma unroll
-            for (int f = 0; f < 4; ++f) {
-              const uint32_t s = scales[kGroup32 ? f / 2 : 0][r];
-              const T2 both = *reinterpret_cast<const T2*>(&s);
-              const T2 lower = T2(both.x, both.x), upper = T2(both.y, both.y);
-              a[f][0] = scale_pair(a[f][0], lower), a[f][2] = scale_pair(a[f][2], lower);
-              a[f][1] = scale_pair(a[f][1], upper), a[f][3] = scale_pair(a[f][3], upper);
-            }
-#pragma unroll
-            for (int f = 0; f < 4; ++f) {
-#pragma unroll
-              for (int i = 0; i < kTilesM; ++i) {
-                const uint4& v = b[f / 2][i];
-                ptx::mma_16x8x16<T>(sums[r][i], a[f], f % 2 == 0 ? v.x : v.z, f % 2 == 0 ? v.y : v.w);
-              }
-            }
-          } else {
+          {
             float4 part[kTilesM];
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
@@ -530,7 +464,6 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
         }
       } else {
         if (lane == 0) ptx::mbarrier_arrive(freed);
-        load_ahead(unit_begin + warp);
       }
       if (++stage == plan.stages) stage = 0, parity ^= 1;
     }

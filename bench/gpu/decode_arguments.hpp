@@ -1,6 +1,8 @@
 // What a decode launch is given.
 #pragma once
 
+#include <cuda.h>
+
 #include "plan.hpp"
 
 namespace flute::cuda {
@@ -17,6 +19,12 @@ struct DecodeArguments {
   int segments, segment_row[kMaxSegments + 1];
   bool dependent_launch;
   DecodePlan plan;
+};
+
+// What the copy engine is told: one map per number of row groups in a pass, so that each of codes, scales and
+// activations of a stage is one instruction. If K is no multiple of 64, 64 bytes behind X must be readable.
+struct DecodeMaps {
+  CUtensorMap codes[kMaxPassRows], scales[kMaxPassRows], x;
 };
 
 }  // namespace flute::cuda

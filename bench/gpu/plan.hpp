@@ -18,11 +18,9 @@ namespace flute::cuda {
 constexpr int kMaxSegments = 4;
 constexpr int kMaxSplit = 8;  // the largest portable cluster
 // Row groups of a pass: each load of activations serves so many, and each costs 4 * tiles_m accumulators.
-FLUTE_HD constexpr int max_pass_rows(int tiles_m) { return tiles_m == 8 ? 2 : tiles_m == 2 ? 3 : 4; }
+FLUTE_HD constexpr int max_pass_rows(int tiles_m) { return tiles_m == 2 ? 3 : 4; }
+constexpr int kMaxPassRows = 4;
 constexpr int kMaxStages = 16;
-// Activations travel with the stages up to here; more tokens than 16 would crowd out the weights.
-FLUTE_HD constexpr bool tokens_by_copy(int tiles_m) { return tiles_m <= 2; }
-
 struct DecodeShape {
   int m = 0, n = 0, k = 0;
   int bits = 4, group = 128;  // group: 32, 64, 128, 256 or -1
@@ -45,12 +43,14 @@ struct DecodePlan {
   int tiles_m = 1;  // 8-token tiles of the tensor-core instruction: 1, 2, 4, 8
   int warps = 16;
   int row_groups = 0, units = 0;
-  int split = 1, clusters = 1, pass_rows = 1, stages = 2;
+  int split = 1, clusters = 1, pass_rows = 1, stages = 0;
+  bool wide = false;         // decode_wide.cuh
+  int row_warpgroups = 1, depth = 2, step_units = 0, scale_box = 0;
   int early_stages = 2;  // fetched before the dependency wait
   // Shared memory: offsets from the start of the block's dynamic part, and inside a stage (codes first).
   int sums_at = 0, sums_low = 0, sums_high_at = 0, exchange_at = 0, zeros_at = 0, table_at = 0, ring_at = 0,
       shared_bytes = 0;
-  int scales_in_stage = 0, x_in_stage = 0, stage_bytes = 0, scale_pitch = 0, x_pitch = 0;
+  int scales_in_stage = 0, x_in_stage = 0, stage_bytes = 0, scale_pitch = 0, x_bytes = 0;
   // What the kernel would otherwise divide for: shares as (each, longer) pairs, powers of two as shifts.
   int slice_each = 0, slice_longer = 0, rows_each = 0, rows_longer = 0;
   int split_shift = 0, group_shift = 0, align_shift = 0;
@@ -87,24 +87,25 @@ inline void place_shared(DecodePlan& plan, const DecodeShape& shape, int wish_st
   const int step_k = plan.warps * kUnitK;
   plan.scale_pitch = (shape.group < 0 ? 1 : std::max(1, step_k / shape.group)) * kScaleBytes;
   plan.scales_in_stage = plan.pass_rows * plan.warps * unit_bytes(shape.bits);
-  plan.x_in_stage = plan.scales_in_stage + plan.pass_rows * plan.scale_pitch;
-  // 64 mod 128 bytes: the 16-byte loads of a quarter warp (two tokens x 64 bytes) touch every bank once.
-  plan.x_pitch = step_k * 2 + 64;
-  const int x_bytes = tokens_by_copy(plan.tiles_m) ? shape.m * plan.x_pitch : 0;
-  plan.stage_bytes = (plan.x_in_stage + x_bytes + 127) / 128 * 128;
+  // Activations: [unit][token][64 k], 128 bytes each, swizzled by the copy engine over 1024 bytes.
+  const auto to_1024 = [](int at) { return (at + 1023) / 1024 * 1024; };
+  plan.x_in_stage = to_1024(plan.scales_in_stage + plan.pass_rows * plan.scale_pitch);
+  plan.x_bytes = shape.m * step_k * 2;
+  plan.stage_bytes = to_1024(plan.x_in_stage + plan.x_bytes);
   const int piece = plan.pass_rows * plan.tiles_m * 512;
-  const int sums = max_pass_rows(plan.tiles_m) * plan.tiles_m * 512, exchange = plan.split > 1 ? 2 * piece : 0;
+  const int exchange = plan.split > 1 ? 2 * piece : 0;
   plan.table_at = table_address(shape.bits) - kSharedStart;
   int low = kBarrierBytes, high = plan.table_at + table_bytes(shape.bits);
   for (const auto& [bytes, at] :
-       {std::pair{exchange, &plan.exchange_at}, std::pair{plan.warps * 128, &plan.zeros_at}}) {
+       {std::pair{exchange, &plan.exchange_at}, std::pair{128, &plan.zeros_at}}) {
     int& end = low + bytes <= plan.table_at ? low : high;
     *at = end;
     end += bytes;
   }
   // The sums of the first warps go before the table, as many as fit, the others behind it.
-  plan.sums_at = low, plan.sums_low = std::min(plan.warps, (plan.table_at - low) / sums), plan.sums_high_at = high;
-  low += plan.sums_low * sums, high += (plan.warps - plan.sums_low) * sums;
+  plan.sums_at = low, plan.sums_low = std::min(plan.warps, (plan.table_at - low) / piece), plan.sums_high_at = high;
+  low += plan.sums_low * piece, high += (plan.warps - plan.sums_low) * piece;
+  low = to_1024(low), high = to_1024(high);
   const int stages_low = (plan.table_at - low) / plan.stage_bytes, stages_high = (budget - high) / plan.stage_bytes;
   const bool behind = stages_high >= std::min(stages_low, wish_stages);
   plan.ring_at = behind ? high : low;
@@ -112,18 +113,61 @@ inline void place_shared(DecodePlan& plan, const DecodeShape& shape, int wish_st
   plan.shared_bytes = behind ? high + plan.stages * plan.stage_bytes : high;
 }
 
+inline void place_wide(DecodePlan& plan, const DecodeShape& shape, const DecodeWish& wish, const DeviceLimits& device) {
+  const int k_warpgroups = 4 / plan.row_warpgroups, most = 4 * plan.row_warpgroups;
+  plan.step_units = k_warpgroups * plan.depth;
+  const int step_k = plan.step_units * kUnitK, codes = plan.pass_rows * plan.step_units * unit_bytes(shape.bits);
+  const auto to_1024 = [](int at) { return (at + 1023) / 1024 * 1024; };
+  plan.scale_pitch = (shape.group < 0 ? 1 : std::max(1, step_k / shape.group)) * kScaleBytes;
+  plan.scale_box = most * plan.scale_pitch;
+  plan.scales_in_stage = codes;
+  plan.x_in_stage = to_1024(codes + plan.scale_box);
+  plan.x_bytes = plan.step_units * plan.tiles_m * 1024;
+  plan.stage_bytes = plan.x_in_stage + plan.x_bytes;
+  plan.table_at = table_address(shape.bits) - kSharedStart;
+  const int sums = k_warpgroups > 1 ? plan.row_warpgroups * plan.tiles_m * 2048 : 0;
+  const bool low = kBarrierBytes + sums <= plan.table_at;
+  plan.sums_at = low ? kBarrierBytes : plan.table_at + table_bytes(shape.bits);
+  plan.ring_at = to_1024(plan.table_at + table_bytes(shape.bits) + (low ? 0 : sums));
+  const int wanted = wish.stages != 0 ? wish.stages : std::max(3, 65536 / codes);
+  plan.stages = std::min({wanted, kMaxStages, (device.shared_per_block - plan.ring_at) / plan.stage_bytes});
+  plan.shared_bytes = plan.ring_at + plan.stages * plan.stage_bytes;
+}
+
+// The wide kernel: four warpgroups of 4 row groups each, across rows as far as a block has rows, the rest along K.
+inline DecodePlan make_wide_plan(const DecodeShape& shape, const DeviceLimits& device, const DecodeWish& wish) {
+  DecodePlan plan;
+  plan.wide = true;
+  plan.tiles_m = shape.m <= 32 ? 4 : 8;
+  plan.row_groups = (shape.n + kGroupRows - 1) / kGroupRows, plan.units = (shape.k + kUnitK - 1) / kUnitK;
+  plan.clusters = std::min(plan.row_groups, wish.clusters != 0 ? wish.clusters : device.sm_count);
+  plan.rows_each = plan.row_groups / plan.clusters, plan.rows_longer = plan.row_groups % plan.clusters;
+  const int longest = plan.rows_each + (plan.rows_longer != 0);
+  plan.row_warpgroups = longest <= 4 ? 1 : longest <= 8 ? 2 : 4;
+  const int most = 4 * plan.row_warpgroups;
+  plan.pass_rows = pass_size(longest, wish.pass_rows != 0 ? std::min(wish.pass_rows, most) : most);
+  // Two units for each warpgroup in a stage, if three such stages fit: with two stages it was slower than with one unit.
+  plan.depth = 2;
+  place_wide(plan, shape, wish, device);
+  if (plan.stages < 3) plan.depth = 1, place_wide(plan, shape, wish, device);
+  while (shape.group > 0 && 1 << plan.group_shift < shape.group) ++plan.group_shift;
+  plan.valid = plan.stages >= 2;
+  return plan;
+}
+
 inline DecodePlan make_decode_plan(const DecodeShape& shape, const DeviceLimits& device, const DecodeWish& wish = {}) {
+  if (shape.m > 16) return make_wide_plan(shape, device, wish);
   DecodePlan best;
   double best_cost = 1e30;
   const int row_groups = (shape.n + kGroupRows - 1) / kGroupRows;
   const int units = (shape.k + kUnitK - 1) / kUnitK;
   const int align = shape.group > kUnitK ? shape.group / kUnitK : 1;
-  const int tiles_m = wish.tiles_m != 0 ? wish.tiles_m : shape.m <= 8 ? 1 : shape.m <= 16 ? 2 : shape.m <= 32 ? 4 : 8;
+  const int tiles_m = wish.tiles_m != 0 ? wish.tiles_m : shape.m <= 8 ? 1 : 2;
   // 8 warps leave room for a second thread block, the next kernel's: its set-up and first weights overlap with this
   // one's end. That won where a block has two row groups of short K to read (4096 x 4096), and lost everywhere else.
   const bool small = shape.m <= 4 && shape.bits > 2 && units <= 64 && row_groups > device.sm_count &&
                      row_groups <= 2 * device.sm_count;
-  int warps = tiles_m > 2 ? 8 : tiles_m == 1 && small && shape.group != 32 ? 8 : 16;
+  int warps = tiles_m == 1 && small && shape.group != 32 ? 8 : 16;
   if (wish.warps != 0 && tiles_m == 1) warps = wish.warps;
   const bool pairs = warps == 8 && tiles_m == 1;
   const int budget = pairs ? device.shared_per_sm / 2 - device.reserved_per_block : device.shared_per_block;
@@ -161,8 +205,7 @@ inline DecodePlan make_decode_plan(const DecodeShape& shape, const DeviceLimits&
 }
 
 inline void print_plan(const DecodePlan& p, char* text, size_t size) {
-  std::snprintf(text, size, "m%d warps %d split %d clusters %d rows %d pass %d stages %d x %d shared %d", 8 * p.tiles_m,
-                p.warps, p.split, p.clusters, p.rows_each, p.pass_rows, p.stages, p.stage_bytes, p.shared_bytes);
+  std::snprintf(text, size, "m%d%s warps %d split %d clusters %d rows %d pass %d stages %d x %d shared %d", 8 * p.tiles_m, p.wide ? " wide" : "", p.warps, p.split, p.clusters, p.rows_each, p.pass_rows, p.stages, p.stage_bytes, p.shared_bytes);
 }
 
 }  // namespace flute::cuda

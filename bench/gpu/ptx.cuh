@@ -58,6 +58,13 @@ __device__ inline void mbarrier_wait_cluster(uint32_t barrier, uint32_t parity) 
       : "memory");
 }
 
+// A cache policy for bytes that every block reads.
+__device__ inline uint64_t evict_last_policy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
 // A cache policy for bytes that are read once: they leave L2 before activations and partial sums do.
 __device__ inline uint64_t evict_first_policy() {
   uint64_t policy;
@@ -80,6 +87,39 @@ __device__ inline void copy_bulk(uint32_t shared, const void* global, uint32_t b
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
                "l"(global), "r"(bytes), "r"(barrier)
                : "memory");
+}
+
+// Copies a box of a tensor map from global to shared memory (128-byte aligned; 1024 if swizzled); `barrier` counts the
+// bytes of the whole box, also of what lies outside the tensor and becomes zero.
+__device__ inline void copy_tensor(uint32_t shared, const void* map, int x, int y, int z, uint32_t barrier,
+                                   uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, "
+      "%3, %4}], [%5], %6;" ::"r"(shared),
+      "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier), "l"(policy)
+      : "memory");
+}
+__device__ inline void copy_tensor(uint32_t shared, const void* map, int x, int y, uint32_t barrier, uint64_t policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, "
+      "%3}], [%4], %5;" ::"r"(shared),
+      "l"(map), "r"(x), "r"(y), "r"(barrier), "l"(policy)
+      : "memory");
+}
+
+// Fetches a tensor map ahead of its first use.
+__device__ inline void prefetch_map(const void* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// As copy_bulk, into the same place of every block of the cluster in `blocks` (a bit each), counted by the barrier there.
+__device__ inline void copy_bulk_multicast(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier,
+                                           uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::
+          "r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier), "h"(blocks)
+      : "memory");
 }
 
 // 16 bytes per lane, through L2 only; bytes beyond `valid` are zero.
@@ -122,6 +162,11 @@ __device__ inline void store_async(uint32_t remote, float4 value, uint32_t remot
       : "memory");
 }
 
+// Arrives at a barrier of another block of the cluster (an address from map_to_rank).
+__device__ inline void mbarrier_arrive_remote(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
 // --- programmatic dependent launch ---
 
 __device__ inline void wait_for_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
@@ -158,6 +203,15 @@ __device__ inline uint4 load_shared_4(uint32_t address) {
   return value;
 }
 
+// Four 8 x 8 matrices of 16-bit values: lane l gives the address of row l % 8 of matrix l / 8.
+__device__ inline uint4 load_matrices(uint32_t address) {
+  uint4 value;
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(address));
+  return value;
+}
+
 __device__ inline void store_shared_4(uint32_t address, uint4 value) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x), "r"(value.y), "r"(value.z),
                "r"(value.w)
@@ -165,6 +219,14 @@ __device__ inline void store_shared_4(uint32_t address, uint4 value) {
 }
 
 // --- arithmetic ---
+
+// wgmma reads registers and shared memory while the warp goes on: fence before the first, wait before touching either.
+__device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int kPending>
+__device__ inline void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
 
 // d += a (16 x 16, weights) * b (16 x 8, tokens), fp32 accumulators.
 template <typename T>

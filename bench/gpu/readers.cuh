@@ -87,6 +87,51 @@ __global__ void __launch_bounds__(256)
   if (sum == 0x9e3779b9u) *sink = sum;
 }
 
+// What activations cost: per step a block copies `own` bytes that nobody else reads and `common` bytes that all blocks
+// read, from L2. In a cluster each block fetches its share of the common bytes for all of them.
+__global__ void __launch_bounds__(32)
+    read_mixed(const uint8_t* data, const uint8_t* shared, int own, int common, int common_total, int steps, int stages,
+               int cluster) {
+  extern __shared__ __align__(1024) uint8_t memory[];
+  const uint32_t full = ptx::shared_address(memory), free = full + 128, ring = full + 1024;
+  const int rank = cluster > 1 ? static_cast<int>(ptx::cluster_rank()) : 0, share = common / cluster;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < stages; ++i) ptx::mbarrier_init(full + i * 8, 1), ptx::mbarrier_init(free + i * 8, cluster);
+    ptx::fence_mbarrier_init();
+  }
+  __syncwarp();
+  if (cluster > 1) ptx::cluster_arrive_relaxed(), ptx::cluster_wait();
+  if (threadIdx.x == 0) {
+    const uint64_t policy = ptx::evict_first_policy();
+    const auto issue = [&](int step, int slot) {
+      const uint32_t to = ring + slot * (own + common), barrier = full + slot * 8;
+      ptx::mbarrier_arrive_expect(barrier, own + common);
+      ptx::copy_bulk(to, data + (static_cast<size_t>(blockIdx.x) * steps + step) * own, own, barrier, policy);
+      if (common == 0) return;
+      const uint8_t* from = shared + step * common % common_total + rank * share;
+      if (cluster == 1) ptx::copy_bulk(to + own, from, common, barrier);
+      if (cluster > 1) {
+        ptx::copy_bulk_multicast(to + own + rank * share, from, share, barrier,
+                                 static_cast<uint16_t>((1 << cluster) - 1));
+      }
+    };
+    for (int i = 0; i < stages && i < steps; ++i) issue(i, i);
+    for (int step = 0, slot = 0, parity = 0; step < steps; ++step) {
+      ptx::mbarrier_wait(full + slot * 8, parity);
+      if (step + stages < steps) {
+        if (cluster > 1) {
+          for (int i = 0; i < cluster; ++i) ptx::mbarrier_arrive_remote(ptx::map_to_rank(free + slot * 8, i));
+          ptx::mbarrier_wait_cluster(free + slot * 8, parity);
+        }
+        issue(step + stages, slot);
+      }
+      if (++slot == stages) slot = 0, parity ^= 1;
+    }
+  }
+  __syncwarp();
+  if (cluster > 1) ptx::cluster_arrive_relaxed(), ptx::cluster_wait();
+}
+
 // Tensor-core rate: every warp issues mma.m16n8k16 in kChains independent chains; clocks of one block for `count` of
 // each.
 template <int kChains>

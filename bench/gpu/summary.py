@@ -17,7 +17,7 @@ def main():
             data = json.load(file)
         rows += data["cases"] if isinstance(data, dict) else data
     for r in rows:
-        if r["set"] == "mma":
+        if r["set"] in ("mma", "mixed"):
             print(r)
     reads = [r for r in rows if r["set"] == "read"]
     for size in sorted({r["bytes"] for r in reads}):
@@ -25,7 +25,7 @@ def main():
             best = sorted((r for r in reads if r["bytes"] == size and r["mode"] == mode), key=lambda r: r["us"])
             text = ", ".join(f"{r['per_sm']}x{r['piece']}x{r['stages']}: {r['us']:.2f}" for r in best)
             print(f"read {size} {mode} (floor {best[0]['floor_us']:.2f}): {text}")
-    rest = [r for r in rows if r["set"] not in ("read", "mma", "no plan")]
+    rest = [r for r in rows if r["set"] not in ("read", "mma", "mixed", "no plan")]
     for r in rest:
         fraction = r["floor_us"] / r["us"] if r["us"] else 0
         plan = f"split{r['split']} w{r['warps']} r{r['pass_rows']} c{r['clusters']} st{r['stages']}"
