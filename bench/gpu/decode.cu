@@ -105,9 +105,9 @@ bool make_maps(const DecodeArguments& args, int bits, DecodeMaps* maps) {
     const auto scale_words = static_cast<uint32_t>(plan.scale_pitch) / 4;
     const auto scale_rows = static_cast<uint32_t>(plan.scale_box / plan.scale_pitch);
     for (uint32_t i = 0; i < kMaxPassRows; ++i) {
-      good = good && encode_map(&maps->codes[i], CU_TENSOR_MAP_DATA_TYPE_INT32, args.codes,
-                                {{unit / 4, units, row_groups}, {unit, units * unit}, {unit / 4, step, 1u << i}, 3},
-                                false);
+      good = good &&
+             encode_map(&maps->codes[i], CU_TENSOR_MAP_DATA_TYPE_INT32, args.codes,
+                        {{unit / 4, units, row_groups}, {unit, units * unit}, {unit / 4, step, 1u << i}, 3}, false);
     }
     return good &&
            encode_map(&maps->scales[0], CU_TENSOR_MAP_DATA_TYPE_INT32, args.scales,
@@ -122,16 +122,16 @@ bool make_maps(const DecodeArguments& args, int bits, DecodeMaps* maps) {
   for (uint32_t rows = 1; rows <= kMaxPassRows; ++rows) {
     good = good && encode_map(&maps->codes[rows - 1], CU_TENSOR_MAP_DATA_TYPE_INT32, args.codes,
                               {{unit / 4, units, row_groups}, {unit, units * unit}, {unit / 4, warps, rows}, 3}, false);
-    good = good && encode_map(&maps->scales[rows - 1], CU_TENSOR_MAP_DATA_TYPE_INT32, args.scales,
-                              {{scale_row / 4, row_groups, 1},
-                               {scale_row, 0},
-                               {static_cast<uint32_t>(plan.scale_pitch) / 4, rows, 1},
-                               2},
-                              false);
+    good =
+        good &&
+        encode_map(
+            &maps->scales[rows - 1], CU_TENSOR_MAP_DATA_TYPE_INT32, args.scales,
+            {{scale_row / 4, row_groups, 1}, {scale_row, 0}, {static_cast<uint32_t>(plan.scale_pitch) / 4, rows, 1}, 2},
+            false);
   }
-  return good && encode_map(&maps->x, CU_TENSOR_MAP_DATA_TYPE_UINT16, args.x,
-                            {{kUnitK, m, units}, {static_cast<uint64_t>(args.k) * 2, kUnitK * 2}, {kUnitK, m, warps}, 3},
-                            true);
+  return good &&
+         encode_map(&maps->x, CU_TENSOR_MAP_DATA_TYPE_UINT16, args.x,
+                    {{kUnitK, m, units}, {static_cast<uint64_t>(args.k) * 2, kUnitK * 2}, {kUnitK, m, warps}, 3}, true);
 }
 
 }  // namespace
@@ -170,9 +170,8 @@ DeviceLimits query_device() {
 cudaError_t launch_decode(const DecodeArguments& args, Dtype dtype, int bits, int permutes, cudaStream_t stream) {
   if (permutes < 0) permutes = 0;
   for (const Entry& e : kEntries) {
-    if (e.dtype != dtype || e.bits != bits || e.tiles_m != args.plan.tiles_m || e.wide != (args.plan.wide ? args.plan.depth : 0) ||
-        e.warps != args.plan.warps ||
-        e.permutes != permutes)
+    if (e.dtype != dtype || e.bits != bits || e.tiles_m != args.plan.tiles_m ||
+        e.wide != (args.plan.wide ? args.plan.depth : 0) || e.warps != args.plan.warps || e.permutes != permutes)
       continue;
     if (e.group32 != (args.group == 32)) continue;
     cudaLaunchAttribute attributes[2] = {};

@@ -215,9 +215,6 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
   if (plan.split > 1) ptx::cluster_arrive_relaxed();
   if (args.dependent_launch) ptx::let_next_kernel_start();
 
-  // Once per launch, each role at its own place: the barriers are set up, the table and the zeros are written.
-  const auto start_together = [] { asm volatile("bar.sync 3, %0;" ::"n"(32 * (kWarps + kOtherWarps)) : "memory"); };
-
   // A pass: `count` row groups from `row` on, never across a segment boundary.
   const auto segment_of = [&](int row) {
     int s = 0;
@@ -233,58 +230,68 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
 
   // ------------------------------------------------------------------------------------------------------------------------
   // The warps that fetch, one lane of each. The first: codes and scales of a stage. The other: activations.
-  if (warp >= kWarps && warp < kWarps + kFetchingWarps) {
-    struct Cursor {
-      int row, count, unit;
-    };
-    const auto advance = [&](Cursor& c) {
-      c.unit += kWarps;
-      if (c.unit >= unit_end) {
-        c.row += c.count, c.unit = unit_begin;
-        if (c.row < rows_end) c.count = pass_count(c.row);
-      }
-    };
-    const bool fetches_weights = warp == kWarps;
-    const uint64_t policy = fetches_weights ? ptx::evict_first_policy() : ptx::evict_last_policy();
-    const auto fetch_weights = [&](const Cursor& c, int stage) {
-      const uint32_t barrier = full + stage * 8, to = ring + stage * plan.stage_bytes;
-      const int first = args.group < 0 ? 0 : c.unit * kUnitK >> plan.group_shift;
-      ptx::mbarrier_arrive_expect(barrier, c.count * (kStepBytes + plan.scale_pitch) + plan.x_bytes);
-      ptx::copy_tensor(to, &maps.codes[c.count - 1], 0, c.unit, c.row, barrier, policy);
-      ptx::copy_tensor(to + plan.scales_in_stage, &maps.scales[c.count - 1], first * (kScaleBytes / 4), c.row, barrier,
-                       policy);
-    };
-    const auto fetch_tokens = [&](const Cursor& c, int stage) {
-      ptx::copy_tensor(ring + stage * plan.stage_bytes + plan.x_in_stage, &maps.x, 0, 0, c.unit, full + stage * 8,
-                       policy);
-    };
-    Cursor at = {rows_begin, pass_count(rows_begin), unit_begin};
-    int stage = 0, parity = 1;
-    // Some stages of weights before the dependency wait: they do not depend on the kernel before. Where this block
-    // starts only when the one before it ends, no more than two: the first activations would queue behind them.
-    if (fetches_weights) {
-#pragma unroll 1
-      for (; stage < plan.early_stages && at.row < rows_end; ++stage) {
-        if (lane == 0) fetch_weights(at, stage);
-        advance(at);
-      }
-      if (stage == plan.stages) stage = 0, parity = 0;
-    } else if (lane == 0) {
-      ptx::prefetch_map(&maps.x);
+  struct Cursor {
+    int row, count, unit;
+  };
+  const auto advance = [&](Cursor& c) {
+    c.unit += kWarps;
+    if (c.unit >= unit_end) {
+      c.row += c.count, c.unit = unit_begin;
+      if (c.row < rows_end) c.count = pass_count(c.row);
     }
-    start_together();
+  };
+  const bool fetches = warp >= kWarps && warp < kWarps + kFetchingWarps, fetches_weights = warp == kWarps;
+  const uint64_t policy = fetches_weights ? ptx::evict_first_policy() : ptx::evict_last_policy();
+  const auto fetch_weights = [&](const Cursor& c, int stage) {
+    const uint32_t barrier = full + stage * 8, to = ring + stage * plan.stage_bytes;
+    const int first = args.group < 0 ? 0 : c.unit * kUnitK >> plan.group_shift;
+    ptx::mbarrier_arrive_expect(barrier, c.count * (kStepBytes + plan.scale_pitch) + plan.x_bytes);
+    ptx::copy_tensor(to, &maps.codes[c.count - 1], 0, c.unit, c.row, barrier, policy);
+    ptx::copy_tensor(to + plan.scales_in_stage, &maps.scales[c.count - 1], first * (kScaleBytes / 4), c.row, barrier,
+                     policy);
+  };
+  const auto fetch_tokens = [&](const Cursor& c, int stage) {
+    ptx::copy_tensor(ring + stage * plan.stage_bytes + plan.x_in_stage, &maps.x, 0, 0, c.unit, full + stage * 8,
+                     policy);
+  };
+  Cursor at = {rows_begin, pass_count(rows_begin), unit_begin};
+  int fetch_stage = 0, fetch_parity = 1;
+  // Some stages of weights before the dependency wait: they do not depend on the kernel before. Where this block
+  // starts only when the one before it ends, no more than two: the first activations would queue behind them.
+  if (fetches_weights) {
+#pragma unroll 1
+    for (; fetch_stage < plan.early_stages && at.row < rows_end; ++fetch_stage) {
+      if (lane == 0) fetch_weights(at, fetch_stage);
+      advance(at);
+    }
+    if (fetch_stage == plan.stages) fetch_stage = 0, fetch_parity = 0;
+  } else if (fetches && lane == 0) {
+    ptx::prefetch_map(&maps.x);
+  }
+
+  int segment = segment_of(rows_begin);
+  Table<kBits> table;
+  const auto build_table = [&] {
+    table.template build<kWarps>(base + plan.table_at,
+                                 static_cast<const uint16_t*>(args.codebooks) + (segment << kBits), warp, lane);
+  };
+  if (warp < kWarps) build_table();
+  if (thread < 8) ptx::store_shared_4(base + plan.zeros_at + thread * 16, make_uint4(0, 0, 0, 0));
+  __syncthreads();  // the barriers are set up, the table and the zeros are written
+
+  if (fetches) {
     if (args.dependent_launch) ptx::wait_for_previous_kernel();
     if (lane != 0) return;
 #pragma unroll 1
     while (at.row < rows_end) {
-      ptx::mbarrier_wait(empty + stage * 8, parity);  // parity 1 passes in the first round
+      ptx::mbarrier_wait(empty + fetch_stage * 8, fetch_parity);  // parity 1 passes in the first round
       if (fetches_weights) {
-        fetch_weights(at, stage);
+        fetch_weights(at, fetch_stage);
       } else {
-        fetch_tokens(at, stage);
+        fetch_tokens(at, fetch_stage);
       }
       advance(at);
-      if (++stage == plan.stages) stage = 0, parity ^= 1;
+      if (++fetch_stage == plan.stages) fetch_stage = 0, fetch_parity ^= 1;
     }
     return;
   }
@@ -325,7 +332,6 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
         finish(sum, rank * share + slot, row);
       }
     };
-    start_together();
     if (args.dependent_launch) ptx::wait_for_previous_kernel();
     if (plan.split > 1) ptx::cluster_wait();  // every block of the cluster has started and set up its barriers
     int pass = 0, last_row = 0, last_count = 0;
@@ -363,15 +369,6 @@ __global__ void __launch_bounds__(32 * (kWarps + kOtherWarps), kWarps == 8 && kT
 
   // ------------------------------------------------------------------------------------------------------------------------
   // The warps that compute.
-  int segment = segment_of(rows_begin);
-  Table<kBits> table;
-  const auto build_table = [&] {
-    table.template build<kWarps>(base + plan.table_at,
-                                 static_cast<const uint16_t*>(args.codebooks) + (segment << kBits), warp, lane);
-  };
-  build_table();
-  if (thread < 8) ptx::store_shared_4(base + plan.zeros_at + thread * 16, make_uint4(0, 0, 0, 0));
-  start_together();
   // Where this lane's rows of activations (for ldmatrix) are in a stage; absent tokens read zeros outside the ring.
   uint32_t x_address[kTilesM];
   int x_step[kTilesM];

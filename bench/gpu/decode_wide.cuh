@@ -16,18 +16,18 @@ template <typename T, int kTilesM>
 __device__ inline void wgmma(float4 (&d)[kTilesM], const uint32_t (&a)[4], uint64_t b) {
 #define FLUTE_D4(i) "+f"(d[i].x), "+f"(d[i].y), "+f"(d[i].z), "+f"(d[i].w)
 #define FLUTE_AB "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
-#define FLUTE_WGMMA_32(type)                                                                            \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type                              \
-               " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "              \
-               "{%16, %17, %18, %19}, %20, 1, 1, 1, 0;"                                                 \
-               : FLUTE_D4(0), FLUTE_D4(1), FLUTE_D4(2), FLUTE_D4(3)                                     \
+#define FLUTE_WGMMA_32(type)                                                               \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type                 \
+               " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, " \
+               "{%16, %17, %18, %19}, %20, 1, 1, 1, 0;"                                    \
+               : FLUTE_D4(0), FLUTE_D4(1), FLUTE_D4(2), FLUTE_D4(3)                        \
                : FLUTE_AB)
-#define FLUTE_WGMMA_64(type)                                                                            \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                              \
+#define FLUTE_WGMMA_64(type)                                                                                       \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                         \
                " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
                "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"    \
                : FLUTE_D4(0), FLUTE_D4(1), FLUTE_D4(2), FLUTE_D4(3), FLUTE_D4(4), FLUTE_D4(5), FLUTE_D4(6),        \
-                 FLUTE_D4(7)                                                                            \
+                 FLUTE_D4(7)                                                                                       \
                : FLUTE_AB)
   if constexpr (std::is_same_v<T, __half>) {
     if constexpr (kTilesM == 4) FLUTE_WGMMA_32("f16");
@@ -59,8 +59,11 @@ __global__ void __launch_bounds__(kWideThreads, 1)
   if ((base & 0xffffff) != kSharedStart) __trap();  // the plan placed the table by absolute address
   const uint32_t full = base, empty = base + kMaxStages * 8, ring = base + plan.ring_at;
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4;
-  const int rows_begin = share_begin(plan.rows_each, plan.rows_longer, blockIdx.x);
-  const int rows_end = share_begin(plan.rows_each, plan.rows_longer, blockIdx.x + 1);
+  const uint32_t exchange_full = base + 2 * kMaxStages * 8, exchange_free = exchange_full + 8;
+  const int rank = plan.split > 1 ? static_cast<int>(ptx::cluster_rank()) : 0, cluster = blockIdx.x >> plan.split_shift;
+  const int rows_begin = share_begin(plan.rows_each, plan.rows_longer, cluster);
+  const int rows_end = share_begin(plan.rows_each, plan.rows_longer, cluster + 1);
+  const int unit_begin = rank * plan.slice_each, unit_end = min(unit_begin + plan.slice_each, plan.units);
 
   if (warp == kWideWarps && lane == 0) {
 #pragma unroll 1
@@ -68,9 +71,12 @@ __global__ void __launch_bounds__(kWideThreads, 1)
       ptx::mbarrier_init(full + i * 8, 1);
       ptx::mbarrier_init(empty + i * 8, kWideWarps);
     }
+    ptx::mbarrier_init(exchange_full, 1);
+    ptx::mbarrier_init(exchange_free, 1);
     ptx::fence_mbarrier_init();
   }
   __syncwarp();
+  if (plan.split > 1) ptx::cluster_arrive_relaxed();
   if (warp == kWideWarps) asm volatile("bar.arrive 3, %0;" ::"n"(kWideThreads) : "memory");
   if (args.dependent_launch) ptx::let_next_kernel_start();
 
@@ -100,8 +106,8 @@ __global__ void __launch_bounds__(kWideThreads, 1)
       };
       const auto advance = [&](Cursor& c) {
         c.unit += plan.step_units;
-        if (c.unit >= plan.units) {
-          c.row += c.count, c.unit = 0;
+        if (c.unit >= unit_end) {
+          c.row += c.count, c.unit = unit_begin;
           if (c.row < rows_end) c.count = pass_count(c.row);
         }
       };
@@ -123,7 +129,7 @@ __global__ void __launch_bounds__(kWideThreads, 1)
         for (int i = 0; i < plan.step_units; ++i)
           ptx::copy_tensor(to + i * kXUnit, &maps.x, (c.unit + i) * kUnitK, 0, full + stage * 8, often);
       };
-      Cursor at = {rows_begin, pass_count(rows_begin), 0};
+      Cursor at = {rows_begin, pass_count(rows_begin), unit_begin};
       Cursor late = at;
       int early = 0;
       for (; early < plan.early_stages && at.row < rows_end; ++early) fetch_weights(at, early), advance(at);
@@ -160,10 +166,10 @@ __global__ void __launch_bounds__(kWideThreads, 1)
 
   const int group_shift = args.group < 0 ? 31 : plan.group_shift;
   // This lane's places in a stage: codes of its first unit, scales of its row group.
-  const uint32_t words_at =
-      (my_row * plan.step_units + k_warpgroup * kDepth) * kUnit + lane * (kBits == 4 ? 16 : 8);
+  const uint32_t words_at = (my_row * plan.step_units + k_warpgroup * kDepth) * kUnit + lane * (kBits == 4 ? 16 : 8);
   const uint32_t scales_at = plan.scales_in_stage + my_row * plan.scale_pitch + g * 4;
-  int stage = 0, parity = 0;
+  if (plan.split > 1) ptx::cluster_wait();  // the other block has set up its barriers
+  int stage = 0, parity = 0, pass = 0;
 #pragma unroll 1
   for (int row = rows_begin; row < rows_end;) {
     const int count = pass_count(row);
@@ -183,7 +189,7 @@ __global__ void __launch_bounds__(kWideThreads, 1)
     for (int i = 0; i < 16 * kDepth; ++i) a[i / 16][i / 4 % 4][i % 4] = 0;
     uint32_t to_free = 0;  // the stage whose activations the tensor cores may still read
 #pragma unroll 1
-    for (int unit_0 = 0; unit_0 < plan.units; unit_0 += plan.step_units) {
+    for (int unit_0 = unit_begin; unit_0 < unit_end; unit_0 += plan.step_units) {
       constexpr int kScaleSets = kGroup32 ? 2 : 1;
       const uint32_t at = ring + stage * plan.stage_bytes;
       const int first_group = unit_0 * kUnitK >> group_shift;
@@ -242,7 +248,7 @@ __global__ void __launch_bounds__(kWideThreads, 1)
       asm volatile("" : "+f"(sums[i].x), "+f"(sums[i].y), "+f"(sums[i].z), "+f"(sums[i].w)::"memory");
     if (lane == 0) ptx::mbarrier_arrive(to_free);
 
-    // The first warpgroup along K adds up the others', one after the other.
+      // The first warpgroup along K adds up the others', one after the other.
 #pragma unroll 1
     for (int source = 1; source < k_warpgroups; ++source) {
       const uint32_t there = base + plan.sums_at + my_row * (kTilesM * 512) + lane * 16;
@@ -260,7 +266,28 @@ __global__ void __launch_bounds__(kWideThreads, 1)
       }
       sync_computing();
     }
-    if (k_warpgroup == 0 && live) {
+    // The second block of a pair sends its sums to the first.
+    if (plan.split > 1) {
+      const uint32_t there = base + plan.exchange_at + my_row * (kTilesM * 512) + lane * 16;
+      if (rank == 0 && thread == 0) ptx::mbarrier_arrive_expect(exchange_full, count * (kTilesM * 512));
+      if (rank == 1 && k_warpgroup == 0 && live) {
+        ptx::mbarrier_wait_cluster(exchange_free, pass & 1 ^ 1);  // passes the first time
+#pragma unroll
+        for (int i = 0; i < kTilesM; ++i)
+          ptx::store_async(ptx::map_to_rank(there + i * 512, 0), sums[i], ptx::map_to_rank(exchange_full, 0));
+      }
+      if (rank == 0 && k_warpgroup == 0 && live) {
+        ptx::mbarrier_wait_cluster(exchange_full, pass & 1);
+#pragma unroll
+        for (int i = 0; i < kTilesM; ++i) sums[i] = sums[i] + get(there + i * 512);
+      }
+      if (rank == 0 && row + count < rows_end) {  // else nobody waits, and the other block may be gone
+        sync_computing();
+        if (thread == 0) ptx::mbarrier_arrive_remote(ptx::map_to_rank(exchange_free, 1));
+      }
+      ++pass;
+    }
+    if (rank == 0 && k_warpgroup == 0 && live) {
       const int out = (row + my_row) * kGroupRows + g;
 #pragma unroll
       for (int i = 0; i < kTilesM; ++i) {

@@ -3,9 +3,10 @@
 // A *row group* is 16 rows over all of K; a *unit* is 16 rows x 64 k of it, 128 * bits bytes. Units of a row group are
 // contiguous along k and row groups follow each other, so any (rows, k range) is one long contiguous piece per row
 // group and no plan needs another layout. Inside a unit lane (g = lane / 4, t = lane % 4) owns 32 codes, `bits` words:
-// the codes of rows g and g + 8 that are four A fragments of mma.m16n8k16, k in its natural order, so that ldmatrix (and
-// wgmma) can take activations as they lie in memory. A lane's words: 4 bits: 16 bytes at lane * 16. 2 bits: 8 bytes at lane * 8. 3 bits: 8 bytes at lane *
-// 8, then 4 at 256 + lane * 4. Scales: per row group and scale group 16 values, as pairs (row g, row g + 8).
+// the codes of rows g and g + 8 that are four A fragments of mma.m16n8k16, k in its natural order, so that ldmatrix
+// (and wgmma) can take activations as they lie in memory. A lane's words: 4 bits: 16 bytes at lane * 16. 2 bits: 8
+// bytes at lane * 8. 3 bits: 8 bytes at lane * 8, then 4 at 256 + lane * 4. Scales: per row group and scale group 16
+// values, as pairs (row g, row g + 8).
 #pragma once
 
 #include <cstdint>

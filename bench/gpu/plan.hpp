@@ -44,7 +44,7 @@ struct DecodePlan {
   int warps = 16;
   int row_groups = 0, units = 0;
   int split = 1, clusters = 1, pass_rows = 1, stages = 0;
-  bool wide = false;         // decode_wide.cuh
+  bool wide = false;  // decode_wide.cuh
   int row_warpgroups = 1, depth = 2, step_units = 0, scale_box = 0;
   int early_stages = 2;  // fetched before the dependency wait
   // Shared memory: offsets from the start of the block's dynamic part, and inside a stage (codes first).
@@ -96,8 +96,7 @@ inline void place_shared(DecodePlan& plan, const DecodeShape& shape, int wish_st
   const int exchange = plan.split > 1 ? 2 * piece : 0;
   plan.table_at = table_address(shape.bits) - kSharedStart;
   int low = kBarrierBytes, high = plan.table_at + table_bytes(shape.bits);
-  for (const auto& [bytes, at] :
-       {std::pair{exchange, &plan.exchange_at}, std::pair{128, &plan.zeros_at}}) {
+  for (const auto& [bytes, at] : {std::pair{exchange, &plan.exchange_at}, std::pair{128, &plan.zeros_at}}) {
     int& end = low + bytes <= plan.table_at ? low : high;
     *at = end;
     end += bytes;
@@ -126,9 +125,11 @@ inline void place_wide(DecodePlan& plan, const DecodeShape& shape, const DecodeW
   plan.stage_bytes = plan.x_in_stage + plan.x_bytes;
   plan.table_at = table_address(shape.bits) - kSharedStart;
   const int sums = k_warpgroups > 1 ? plan.row_warpgroups * plan.tiles_m * 2048 : 0;
-  const bool low = kBarrierBytes + sums <= plan.table_at;
+  const int room = sums + (plan.split > 1 ? plan.pass_rows * plan.tiles_m * 512 : 0);
+  const bool low = kBarrierBytes + room <= plan.table_at;
   plan.sums_at = low ? kBarrierBytes : plan.table_at + table_bytes(shape.bits);
-  plan.ring_at = to_1024(plan.table_at + table_bytes(shape.bits) + (low ? 0 : sums));
+  plan.exchange_at = plan.sums_at + sums;
+  plan.ring_at = to_1024(plan.table_at + table_bytes(shape.bits) + (low ? 0 : room));
   const int wanted = wish.stages != 0 ? wish.stages : std::max(3, 65536 / codes);
   plan.stages = std::min({wanted, kMaxStages, (device.shared_per_block - plan.ring_at) / plan.stage_bytes});
   plan.shared_bytes = plan.ring_at + plan.stages * plan.stage_bytes;
@@ -140,16 +141,25 @@ inline DecodePlan make_wide_plan(const DecodeShape& shape, const DeviceLimits& d
   plan.wide = true;
   plan.tiles_m = shape.m <= 32 ? 4 : 8;
   plan.row_groups = (shape.n + kGroupRows - 1) / kGroupRows, plan.units = (shape.k + kUnitK - 1) / kUnitK;
-  plan.clusters = std::min(plan.row_groups, wish.clusters != 0 ? wish.clusters : device.sm_count);
+  // Fewer than three row groups for each multiprocessor would leave half of a warpgroup idle: pairs of blocks share K.
+  const bool few = plan.row_groups <= 2 * device.sm_count && plan.units >= 16;
+  plan.split_shift = wish.split != 0 ? wish.split / 2 : few ? 1 : 0;
+  if (plan.split_shift > 1) return plan;
+  plan.split = 1 << plan.split_shift;
+  plan.clusters = std::min(plan.row_groups, wish.clusters != 0 ? wish.clusters : device.clusters[plan.split_shift]);
   plan.rows_each = plan.row_groups / plan.clusters, plan.rows_longer = plan.row_groups % plan.clusters;
   const int longest = plan.rows_each + (plan.rows_longer != 0);
   plan.row_warpgroups = longest <= 4 ? 1 : longest <= 8 ? 2 : 4;
   const int most = 4 * plan.row_warpgroups;
   plan.pass_rows = pass_size(longest, wish.pass_rows != 0 ? std::min(wish.pass_rows, most) : most);
-  // Two units for each warpgroup in a stage, if three such stages fit: with two stages it was slower than with one unit.
+  // Two units for each warpgroup in a stage, if three such stages fit: with two stages it was slower than with one
+  // unit.
   plan.depth = 2;
   place_wide(plan, shape, wish, device);
   if (plan.stages < 3) plan.depth = 1, place_wide(plan, shape, wish, device);
+  const int steps = (plan.units + plan.step_units - 1) / plan.step_units;
+  plan.slice_each = (steps + plan.split - 1) / plan.split * plan.step_units;
+  if (plan.slice_each * (plan.split - 1) >= plan.units) return plan;  // the last block would have nothing
   while (shape.group > 0 && 1 << plan.group_shift < shape.group) ++plan.group_shift;
   plan.valid = plan.stages >= 2;
   return plan;
@@ -205,7 +215,9 @@ inline DecodePlan make_decode_plan(const DecodeShape& shape, const DeviceLimits&
 }
 
 inline void print_plan(const DecodePlan& p, char* text, size_t size) {
-  std::snprintf(text, size, "m%d%s warps %d split %d clusters %d rows %d pass %d stages %d x %d shared %d", 8 * p.tiles_m, p.wide ? " wide" : "", p.warps, p.split, p.clusters, p.rows_each, p.pass_rows, p.stages, p.stage_bytes, p.shared_bytes);
+  std::snprintf(text, size, "m%d%s warps %d split %d clusters %d rows %d pass %d stages %d x %d shared %d",
+                8 * p.tiles_m, p.wide ? " wide" : "", p.warps, p.split, p.clusters, p.rows_each, p.pass_rows, p.stages,
+                p.stage_bytes, p.shared_bytes);
 }
 
 }  // namespace flute::cuda

@@ -108,16 +108,15 @@ __device__ inline void copy_tensor(uint32_t shared, const void* map, int x, int 
 }
 
 // Fetches a tensor map ahead of its first use.
-__device__ inline void prefetch_map(const void* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
+__device__ inline void prefetch_map(const void* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
-// As copy_bulk, into the same place of every block of the cluster in `blocks` (a bit each), counted by the barrier there.
+// As copy_bulk, into the same place of every block of the cluster in `blocks` (a bit each), counted by the barrier
+// there.
 __device__ inline void copy_bulk_multicast(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier,
                                            uint16_t blocks) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::
-          "r"(shared),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], "
+      "%4;" ::"r"(shared),
       "l"(global), "r"(bytes), "r"(barrier), "h"(blocks)
       : "memory");
 }

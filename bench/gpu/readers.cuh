@@ -89,9 +89,8 @@ __global__ void __launch_bounds__(256)
 
 // What activations cost: per step a block copies `own` bytes that nobody else reads and `common` bytes that all blocks
 // read, from L2. In a cluster each block fetches its share of the common bytes for all of them.
-__global__ void __launch_bounds__(32)
-    read_mixed(const uint8_t* data, const uint8_t* shared, int own, int common, int common_total, int steps, int stages,
-               int cluster) {
+__global__ void __launch_bounds__(32) read_mixed(const uint8_t* data, const uint8_t* shared, int own, int common,
+                                                 int common_total, int steps, int stages, int cluster) {
   extern __shared__ __align__(1024) uint8_t memory[];
   const uint32_t full = ptx::shared_address(memory), free = full + 128, ring = full + 1024;
   const int rank = cluster > 1 ? static_cast<int>(ptx::cluster_rank()) : 0, share = common / cluster;

@@ -10,7 +10,7 @@ if [ -z "$lab" ]; then
 fi
 "$lab" check "${CHECKS:-200}" "$(date +%s)" | tee "$work/check.json"
 "$lab" mma > "$work/mma.json"
-python3 "$here/cases.py" main plain_launch readers plans pairs permutes formats others > "$work/cases"
+python3 "$here/cases.py" main plain_launch readers mixed plans pairs permutes formats others > "$work/cases"
 "$lab" time "$work/cases" > "$work/time.json"
 if command -v ncu > /dev/null; then
   i=0
