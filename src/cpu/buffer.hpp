@@ -3,7 +3,7 @@
 
 namespace flute::cpu {
 
-/// Zeroed memory for tiled weights, aligned to a cache line; large buffers ask for huge pages.
+/// Zeroed memory for tiled weights and panels, aligned to a cache line; large buffers ask for huge pages.
 class Buffer {
  public:
   Buffer() = default;

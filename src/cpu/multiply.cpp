@@ -1,10 +1,9 @@
 #include <algorithm>
 #include <cstring>
-#include <numeric>
-#include <vector>
 
 #include "base/checked.hpp"
 #include "base/fail.hpp"
+#include "cpu/buffer.hpp"
 #include "cpu/weights.hpp"
 #include "flute/threads.hpp"
 
@@ -23,24 +22,22 @@ constexpr int64_t kPanelTokens = 768;
 // for it would take a part.
 constexpr int64_t kAloneLimit = int64_t{1} << 18;
 
-/// At least `count` floats that a thread keeps from call to call: fresh pages for each would cost more than packing
-/// itself.
-float* grown(std::vector<float>& scratch, int64_t count) {
-  if (scratch.size() < static_cast<size_t>(count)) {
-    scratch.clear();  // so that growing copies nothing
-    scratch.resize(static_cast<size_t>(count));
-  }
-  return scratch.data();
+/// At least `count` floats that a thread keeps from call to call (fresh pages for each would cost more than packing
+/// itself), aligned so that no vector of a panel lies in two cache lines.
+float* grown(Buffer& scratch, int64_t count) {
+  const size_t bytes = static_cast<size_t>(count) * sizeof(float);
+  if (scratch.bytes() < bytes) scratch = Buffer(bytes);
+  return reinterpret_cast<float*>(scratch.data());
 }
 
 /// The caller's converted activations, and each thread's panel with its sums.
 float* scratch_x(int64_t count) {
-  thread_local std::vector<float> scratch;
+  thread_local Buffer scratch;
   return grown(scratch, count);
 }
 
 float* scratch_panel(int64_t count) {
-  thread_local std::vector<float> scratch;
+  thread_local Buffer scratch;
   return grown(scratch, count);
 }
 
