@@ -12,7 +12,8 @@ COUNTERS = re.compile(
     r"^\s*(gpu__time_duration\.sum|dram__throughput\.avg\.pct_of_peak_sustained_elapsed|smsp__inst_executed\.sum"
     r"|sm__pipe_tensor_op_hmma_cycles_active\.avg\.pct_of_peak_sustained_active|sm__inst_executed_pipe_(?:alu|lsu)\.avg\.pct_of_peak_sustained_active"
     r"|l1tex__data_bank_conflicts_pipe_lsu_mem_shared_op_ld\.sum|sm__inst_executed\.avg\.per_cycle_active"
-    r"|smsp__average_warps_issue_stalled_\w+_per_issue_active\.ratio)\s+(\S*)\s+([\d.,]+)\s*$")
+    r"|smsp__average_warps_issue_stalled_\w+_per_issue_active\.ratio)\s+(\S*)\s+([\d.,]+)\s*$"
+)
 
 
 def text_of(*command):
@@ -49,7 +50,8 @@ def main():
         + ',\n "cases": [\n'
         + ",\n".join("  " + json.dumps(case) for case in result["cases"])
         + "\n ]\n}\n",
-        encoding="utf-8")
+        encoding="utf-8",
+    )
 
 
 if __name__ == "__main__":

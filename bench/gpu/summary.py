@@ -38,8 +38,13 @@ def main():
     fields = ("set", "dtype", "bits", "group", "dependent", "m")
     for key in sorted({tuple(r[f] for f in fields) for r in rest if r["set"] != "plans"}):
         some = [r for r in rest if tuple(r[f] for f in fields) == key and r["us"]]
-        print("geomean", key, f"floor/us {geomean([r['floor_us'] / r['us'] for r in some]):.3f}",
-              f"cublas/us {geomean([max(r['cublas_us'], 1e-9) / r['us'] for r in some]):.2f}", f"of {len(some)}")
+        print(
+            "geomean",
+            key,
+            f"floor/us {geomean([r['floor_us'] / r['us'] for r in some]):.3f}",
+            f"cublas/us {geomean([max(r['cublas_us'], 1e-9) / r['us'] for r in some]):.2f}",
+            f"of {len(some)}",
+        )
 
 
 if __name__ == "__main__":
