@@ -63,7 +63,6 @@ __global__ void __launch_bounds__(kWideThreads, 1)
   const int rank = plan.split > 1 ? static_cast<int>(ptx::cluster_rank()) : 0, cluster = blockIdx.x >> plan.split_shift;
   const int rows_begin = share_begin(plan.rows_each, plan.rows_longer, cluster);
   const int rows_end = share_begin(plan.rows_each, plan.rows_longer, cluster + 1);
-  const int unit_begin = rank * plan.slice_each, unit_end = min(unit_begin + plan.slice_each, plan.units);
 
   if (warp == kWideWarps && lane == 0) {
 #pragma unroll 1
@@ -101,6 +100,7 @@ __global__ void __launch_bounds__(kWideThreads, 1)
   // The warp that fetches.
   if (warp == kWideWarps) {
     if (lane == 0) {
+      const int unit_begin = rank * plan.slice_each, unit_end = unit_begin + plan.slice_each;
       struct Cursor {
         int row, count, unit;
       };
@@ -187,9 +187,10 @@ __global__ void __launch_bounds__(kWideThreads, 1)
     for (int i = 0; i < kTilesM; ++i) sums[i] = make_float4(0, 0, 0, 0);
 #pragma unroll
     for (int i = 0; i < 16 * kDepth; ++i) a[i / 16][i / 4 % 4][i % 4] = 0;
+    // Units count from the block's first, which begins a scale group: uniform for the compiler whatever the rank.
     uint32_t to_free = 0;  // the stage whose activations the tensor cores may still read
 #pragma unroll 1
-    for (int unit_0 = unit_begin; unit_0 < unit_end; unit_0 += plan.step_units) {
+    for (int unit_0 = 0; unit_0 < plan.slice_each; unit_0 += plan.step_units) {
       constexpr int kScaleSets = kGroup32 ? 2 : 1;
       const uint32_t at = ring + stage * plan.stage_bytes;
       const int first_group = unit_0 * kUnitK >> group_shift;
