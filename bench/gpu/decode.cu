@@ -14,19 +14,27 @@ struct Entry {
   int bits, tiles_m, warps, permutes;
   bool group32;
   int wide;  // 0: decode.cuh; else kDepth of decode_wide.cuh
+  bool pair;
   Kernel kernel;
 };
 
 template <typename T, int kBits, int kTilesM, int kWarps, bool kGroup32 = false, int kPermutes = 0>
 constexpr Entry entry() {
-  return {std::is_same_v<T, __half> ? Dtype::kHalf : Dtype::kBfloat16,  kBits, kTilesM, kWarps, kPermutes, kGroup32, 0,
+  return {std::is_same_v<T, __half> ? Dtype::kHalf : Dtype::kBfloat16,
+          kBits,
+          kTilesM,
+          kWarps,
+          kPermutes,
+          kGroup32,
+          0,
+          false,
           decode_kernel<T, kBits, kTilesM, kWarps, kGroup32, kPermutes>};
 }
 
-template <typename T, int kBits, int kTilesM, int kDepth = 2, bool kGroup32 = false>
+template <typename T, int kBits, int kTilesM, int kDepth = 2, bool kPair = false, bool kGroup32 = false>
 constexpr Entry wide() {
-  return {std::is_same_v<T, __half> ? Dtype::kHalf : Dtype::kBfloat16, kBits, kTilesM, 16, 0, kGroup32, kDepth,
-          decode_wide_kernel<T, kBits, kTilesM, kDepth, kGroup32>};
+  return {std::is_same_v<T, __half> ? Dtype::kHalf : Dtype::kBfloat16,   kBits, kTilesM, 16, 0, kGroup32, kDepth, kPair,
+          decode_wide_kernel<T, kBits, kTilesM, kDepth, kPair, kGroup32>};
 }
 
 const Entry kEntries[] = {
@@ -42,22 +50,38 @@ const Entry kEntries[] = {
     entry<__half, 2, 1, 16, false, 2>(),
     entry<__half, 2, 2, 16>(),
     entry<__half, 4, 1, 16, true>(),
-    wide<__half, 4, 4>(),
-    wide<__half, 4, 8>(),
-    wide<__half, 3, 4>(),
-    wide<__half, 3, 8>(),
-    wide<__half, 4, 4, 1>(),
-    wide<__half, 3, 4, 1>(),
-    wide<__half, 2, 4, 1>(),
-    wide<__half, 2, 4, 1, true>(),
-    wide<__nv_bfloat16, 4, 4, 1>(),
-    wide<__half, 4, 8, 1>(),
-    wide<__half, 3, 8, 1>(),
-    wide<__half, 2, 8, 1>(),
-    wide<__half, 2, 4>(),
-    wide<__half, 2, 8>(),
-    wide<__half, 2, 4, 2, true>(),
-    wide<__nv_bfloat16, 4, 4>(),
+    wide<__half, 4, 4, 2, false, false>(),
+    wide<__half, 4, 4, 2, true, false>(),
+    wide<__half, 4, 8, 2, false, false>(),
+    wide<__half, 4, 8, 2, true, false>(),
+    wide<__half, 3, 4, 2, false, false>(),
+    wide<__half, 3, 4, 2, true, false>(),
+    wide<__half, 3, 8, 2, false, false>(),
+    wide<__half, 3, 8, 2, true, false>(),
+    wide<__half, 4, 4, 1, false, false>(),
+    wide<__half, 4, 4, 1, true, false>(),
+    wide<__half, 3, 4, 1, false, false>(),
+    wide<__half, 3, 4, 1, true, false>(),
+    wide<__half, 2, 4, 1, false, false>(),
+    wide<__half, 2, 4, 1, true, false>(),
+    wide<__half, 2, 4, 1, false, true>(),
+    wide<__half, 2, 4, 1, true, true>(),
+    wide<__nv_bfloat16, 4, 4, 1, false, false>(),
+    wide<__nv_bfloat16, 4, 4, 1, true, false>(),
+    wide<__half, 4, 8, 1, false, false>(),
+    wide<__half, 4, 8, 1, true, false>(),
+    wide<__half, 3, 8, 1, false, false>(),
+    wide<__half, 3, 8, 1, true, false>(),
+    wide<__half, 2, 8, 1, false, false>(),
+    wide<__half, 2, 8, 1, true, false>(),
+    wide<__half, 2, 4, 2, false, false>(),
+    wide<__half, 2, 4, 2, true, false>(),
+    wide<__half, 2, 8, 2, false, false>(),
+    wide<__half, 2, 8, 2, true, false>(),
+    wide<__half, 2, 4, 2, false, true>(),
+    wide<__half, 2, 4, 2, true, true>(),
+    wide<__nv_bfloat16, 4, 4, 2, false, false>(),
+    wide<__nv_bfloat16, 4, 4, 2, true, false>(),
     entry<__nv_bfloat16, 4, 1, 16>(),
     entry<__nv_bfloat16, 4, 1, 8>(),
     entry<__nv_bfloat16, 3, 2, 16, true>(),
@@ -173,7 +197,7 @@ cudaError_t launch_decode(const DecodeArguments& args, Dtype dtype, int bits, in
     if (e.dtype != dtype || e.bits != bits || e.tiles_m != args.plan.tiles_m ||
         e.wide != (args.plan.wide ? args.plan.depth : 0) || e.warps != args.plan.warps || e.permutes != permutes)
       continue;
-    if (e.group32 != (args.group == 32)) continue;
+    if (e.group32 != (args.group == 32) || (e.wide != 0 && e.pair != (args.plan.split > 1))) continue;
     cudaLaunchAttribute attributes[2] = {};
     cudaLaunchConfig_t config = {};
     config.gridDim = args.plan.clusters * args.plan.split;

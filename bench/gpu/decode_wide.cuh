@@ -44,9 +44,10 @@ __device__ inline void wgmma(float4 (&d)[kTilesM], const uint32_t (&a)[4], uint6
 
 constexpr int kWideWarps = 16, kWideThreads = 32 * (kWideWarps + 1);
 
+// kPair: two blocks share K. A kernel of its own: with the exchange in it the loop of every shape became 20 % slower.
 // kDepth: units of K that a warpgroup takes from a stage; with two, decoding one overlaps the tensor cores' work on the
 // other.
-template <typename T, int kBits, int kTilesM, int kDepth, bool kGroup32>
+template <typename T, int kBits, int kTilesM, int kDepth, bool kPair, bool kGroup32>
 __global__ void __launch_bounds__(kWideThreads, 1)
     decode_wide_kernel(const __grid_constant__ DecodeArguments args, const __grid_constant__ DecodeMaps maps) {
   using namespace detail;
@@ -60,7 +61,7 @@ __global__ void __launch_bounds__(kWideThreads, 1)
   const uint32_t full = base, empty = base + kMaxStages * 8, ring = base + plan.ring_at;
   const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, g = lane / 4;
   const uint32_t exchange_full = base + 2 * kMaxStages * 8, exchange_free = exchange_full + 8;
-  const int rank = plan.split > 1 ? static_cast<int>(ptx::cluster_rank()) : 0, cluster = blockIdx.x >> plan.split_shift;
+  const int rank = kPair ? static_cast<int>(ptx::cluster_rank()) : 0, cluster = kPair ? blockIdx.x / 2 : blockIdx.x;
   const int rows_begin = share_begin(plan.rows_each, plan.rows_longer, cluster);
   const int rows_end = share_begin(plan.rows_each, plan.rows_longer, cluster + 1);
 
@@ -75,7 +76,7 @@ __global__ void __launch_bounds__(kWideThreads, 1)
     ptx::fence_mbarrier_init();
   }
   __syncwarp();
-  if (plan.split > 1) ptx::cluster_arrive_relaxed();
+  if constexpr (kPair) ptx::cluster_arrive_relaxed();
   if (warp == kWideWarps) asm volatile("bar.arrive 3, %0;" ::"n"(kWideThreads) : "memory");
   if (args.dependent_launch) ptx::let_next_kernel_start();
 
@@ -168,7 +169,7 @@ __global__ void __launch_bounds__(kWideThreads, 1)
   // This lane's places in a stage: codes of its first unit, scales of its row group.
   const uint32_t words_at = (my_row * plan.step_units + k_warpgroup * kDepth) * kUnit + lane * (kBits == 4 ? 16 : 8);
   const uint32_t scales_at = plan.scales_in_stage + my_row * plan.scale_pitch + g * 4;
-  if (plan.split > 1) ptx::cluster_wait();  // the other block has set up its barriers
+  if constexpr (kPair) ptx::cluster_wait();  // the other block has set up its barriers
   int stage = 0, parity = 0, pass = 0;
 #pragma unroll 1
   for (int row = rows_begin; row < rows_end;) {
@@ -268,7 +269,7 @@ __global__ void __launch_bounds__(kWideThreads, 1)
       sync_computing();
     }
     // The second block of a pair sends its sums to the first.
-    if (plan.split > 1) {
+    if constexpr (kPair) {
       const uint32_t there = base + plan.exchange_at + my_row * (kTilesM * 512) + lane * 16;
       if (rank == 0 && thread == 0) ptx::mbarrier_arrive_expect(exchange_full, count * (kTilesM * 512));
       if (rank == 1 && k_warpgroup == 0 && live) {
