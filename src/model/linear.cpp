@@ -75,8 +75,7 @@ std::vector<float> read_vector(const io::Checkpoint& checkpoint, const std::stri
 }
 
 Linear::Linear(const io::Checkpoint& checkpoint, std::span<const LayerName> layers, int64_t k, bool bias,
-               ThreadPool* threads)
-    : k_(k) {
+               ThreadPool* threads) {
   std::vector<Table> tables;
   for (const LayerName& layer : layers) {
     tables.push_back(open_table(checkpoint, layer.name, layer.n, k));

@@ -40,7 +40,7 @@ class Linear {
   };
   std::vector<Part> parts_;
   std::vector<float> bias_;
-  int64_t n_ = 0, k_ = 0;
+  int64_t n_ = 0;
 };
 
 /// Tensor `name` of exactly this shape and a float dtype.
