@@ -77,7 +77,7 @@ int32_t flute_threads_size(const flute_threads* threads);
 
 /* Writes the named table to values[2^bits] and the magnitude that absmax is divided by in round-to-nearest quantization
  * (flute_quantize_args.max_magnitude) to *max_magnitude, which may be NULL. Names: "nf" (bits 2..8), "int" (2..8), "fp"
- * (3, 4, 6, 8) and its variants "e1m1", "e2m1", "e2m3", "e3m2", "e4m3". */
+ * (3..8) and its variants "e1m1", "e2m1", "e2m2", "e2m3", "e3m2", "e3m3", "e4m3", each at its own width. */
 flute_status flute_codebook_named(const char* name, int32_t bits, float* values, float* max_magnitude);
 
 /* Reads a codebook file, {"bits": b, "values": [2^b numbers]}: *bits, then values[2^b]. `values` must have room for

@@ -110,7 +110,7 @@ int run(const Options& options) {
   const Comparison comparison = compare_models(compare, threads);
   if (!options.report.empty()) write_report(options.report, render_report(comparison));
   if (options.json) {
-    print("{}\n", comparison_json(comparison).dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    print_json(comparison_json(comparison));
     return 0;
   }
   print_table(comparison_table(comparison));

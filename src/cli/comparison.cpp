@@ -46,7 +46,7 @@ void describe_format(ModelFacts& facts) {
   for (const io::LayerReport& layer : facts.checkpoint.layers) {
     if (layer.quantized != facts.quantized || layer.k == 0) continue;
     codebooks.insert(layer.codebook);
-    if (layer.quantized) groups.insert(layer.group_size < 0 ? "row" : std::to_string(layer.group_size));
+    if (layer.quantized) groups.insert(group_text(layer));
   }
   facts.codebook = one_or_mixed(codebooks);
   facts.group = one_or_mixed(groups);
@@ -66,9 +66,7 @@ ModelFacts open_model(const std::string& path, std::string name) {
 
 void measure_errors(ModelFacts& facts, const ModelFacts& original, bool histogram, ThreadPool& threads) {
   ProgressBar bar(facts.name + ": layer errors");
-  facts.checkpoint = io::inspect_checkpoint(
-      facts.path, original.path, &threads,
-      [&bar](int64_t done, int64_t total, std::string_view what) { bar.update(done, total, what); });
+  facts.checkpoint = io::inspect_checkpoint(facts.path, original.path, &threads, bar.observer());
   if (!histogram) return;
   check_interrupt();
   facts.histogram = weight_histogram(io::Checkpoint::open(facts.path), io::Checkpoint::open(original.path));

@@ -26,9 +26,8 @@ int run(const Options& options) {
   double seconds = 0;
   {
     ProgressBar bar("dequantize");
-    io::dequantize_checkpoint(
-        options.source, options.target, options.dtype, options.overwrite, &threads,
-        [&bar](int64_t done, int64_t total, std::string_view what) { bar.update(done, total, what); });
+    io::dequantize_checkpoint(options.source, options.target, options.dtype, options.overwrite, &threads,
+                              bar.observer());
     seconds = bar.seconds();
   }
   const io::CheckpointReport written = io::inspect_checkpoint(options.target);

@@ -92,7 +92,7 @@ int run(Options options) {
     json["multiply_fraction"] = result.new_tokens > 1 ? multiply_seconds / result.decode_seconds : 0;
     json["weight_bytes"] = model.weight_bytes();
     if (options.sampling.temperature > 0) json["seed"] = options.sampling.seed;
-    print("{}\n", json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    print_json(json, JsonStyle::kOneLine);
     return 0;
   }
   if (tokens_seen == 0) show(shown_prompt);

@@ -71,7 +71,7 @@ int show_layer(const Options& options, io::CheckpointReport report) {
     one.elements = found->elements;
     one.bits_per_weight = found->bits_per_weight;
     if (options.json) {
-      print("{}\n", report_json(one).dump(2));
+      print_json(report_json(one));
     } else {
       print_table(layer_table(one));
     }
@@ -82,7 +82,7 @@ int show_layer(const Options& options, io::CheckpointReport report) {
   if (options.json) {
     nlohmann::ordered_json json = detail_json(detail);
     if (found->relative_error) json["relative_error"] = *found->relative_error;
-    print("{}\n", json.dump(2));
+    print_json(json);
     return 0;
   }
   write_out(render_detail(detail));
@@ -97,13 +97,11 @@ int run(const Options& options) {
   io::CheckpointReport report;
   {
     ProgressBar bar("compare");
-    report = io::inspect_checkpoint(
-        options.path, against, &threads,
-        [&bar](int64_t done, int64_t total, std::string_view what) { bar.update(done, total, what); });
+    report = io::inspect_checkpoint(options.path, against, &threads, bar.observer());
   }
   if (!options.layer.empty()) return show_layer(options, std::move(report));
   if (options.json) {
-    print("{}\n", report_json(report).dump(2));
+    print_json(report_json(report));
     return 0;
   }
   print_table(layer_table(report));

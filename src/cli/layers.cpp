@@ -22,11 +22,6 @@ std::string shape_text(const LayerReport& layer) {
   return layer.n > 0 && layer.k > 0 ? fmt::format("{} x {}", layer.n, layer.k) : human_count(layer.elements);
 }
 
-std::string group_text(const LayerReport& layer) {
-  if (!layer.quantized) return "";
-  return layer.group_size < 0 ? "row" : std::to_string(layer.group_size);
-}
-
 std::string error_text(const LayerReport& layer) {
   return layer.relative_error ? fmt::format("{:.4f}", *layer.relative_error) : "";
 }
@@ -50,6 +45,11 @@ nlohmann::ordered_json layer_json(const LayerReport& layer) {
 }
 
 }  // namespace
+
+std::string group_text(const LayerReport& layer) {
+  if (!layer.quantized) return "";
+  return layer.group_size < 0 ? "row" : std::to_string(layer.group_size);
+}
 
 int64_t quantized_count(const io::CheckpointReport& report) {
   return std::count_if(report.layers.begin(), report.layers.end(), [](const auto& layer) { return layer.quantized; });

@@ -1,10 +1,9 @@
 #include "cli/options.hpp"
 
-#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <regex>
 #include <string_view>
@@ -15,10 +14,6 @@
 #include "flute/error.hpp"
 
 namespace flute::cli {
-namespace {
-constexpr std::array<std::string_view, 9> kCodebooks = {"nf",   "int",  "fp",   "kmeans", "e1m1",
-                                                        "e2m1", "e2m3", "e3m2", "e4m3"};
-}
 
 void add_threads(CLI::App& command, int& threads) {
   command.add_option("--threads", threads, "Threads to use (default: as many as the machine offers)")
@@ -61,15 +56,16 @@ void check_regex(const std::string& option, const std::string& text) {
 }
 
 bool is_codebook_name(const std::string& codebook) {
-  return std::find(kCodebooks.begin(), kCodebooks.end(), codebook) != kCodebooks.end();
+  const std::vector<std::string_view> names = io::codebook_names();
+  return std::find(names.begin(), names.end(), codebook) != names.end();
 }
 
 void check_codebook(const std::string& codebook, int bits) {
   if (!is_codebook_name(codebook)) {
     std::error_code error;
     if (std::filesystem::exists(codebook, error)) return;
-    throw UsageError(fmt::format(
-        "--codebook: expected nf, int, fp, e1m1, e2m1, e2m3, e3m2, e4m3, kmeans or a file, found '{}'", codebook));
+    throw UsageError(fmt::format("--codebook: expected one of {} or a file, found '{}'",
+                                 fmt::join(io::codebook_names(), ", "), codebook));
   }
   if (codebook == "kmeans") return;
   try {

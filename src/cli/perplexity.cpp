@@ -41,7 +41,7 @@ int run(const Options& options) {
     json["predictions"] = result.predictions;
     json["window"] = options.window;
     json["seconds"] = result.seconds;
-    print("{}\n", json.dump());
+    print_json(json, JsonStyle::kOneLine);
     return 0;
   }
   print("perplexity {:.4f} ({} predictions in windows of {} tokens, {})\n", result.perplexity,

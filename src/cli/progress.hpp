@@ -1,6 +1,7 @@
 #pragma once
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -33,6 +34,10 @@ class ProgressBar {
 
   /// Also the place where a command notices Ctrl-C: throws Interrupted. Call it from one thread at a time.
   void update(int64_t done, int64_t total, std::string_view what = {});
+  /// update() for whoever reports progress; not to be called after the bar is gone.
+  std::function<void(int64_t done, int64_t total, std::string_view what)> observer() {
+    return [this](int64_t done, int64_t total, std::string_view what) { update(done, total, what); };
+  }
   double seconds() const;  ///< since construction
 
  private:

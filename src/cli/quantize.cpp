@@ -1,3 +1,5 @@
+#include <fmt/ranges.h>
+
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -61,7 +63,7 @@ int dry_run(const Options& options) {
     nlohmann::ordered_json json = report_json(plan);
     json["bytes_before"] = before.bytes;
     json["dry_run"] = true;
-    print("{}\n", json.dump(2));
+    print_json(json);
     return 0;
   }
   print_table(layer_table(plan));
@@ -79,9 +81,7 @@ int run(const Options& options) {
   io::CheckpointReport after;
   {
     ProgressBar bar("quantize");
-    after = io::quantize_checkpoint(
-        options.source, options.target, options.quantize, &threads,
-        [&bar](int64_t done, int64_t total, std::string_view what) { bar.update(done, total, what); });
+    after = io::quantize_checkpoint(options.source, options.target, options.quantize, &threads, bar.observer());
     seconds = bar.seconds();
   }
   const double rate = static_cast<double>(before.bytes) / std::max(seconds, 1e-9);
@@ -91,7 +91,7 @@ int run(const Options& options) {
     json["dry_run"] = false;
     json["seconds"] = seconds;
     json["bytes_per_second"] = rate;
-    print("{}\n", json.dump(2));
+    print_json(json);
     return 0;
   }
   print_summary(before, after);
@@ -118,8 +118,9 @@ void add_quantize(CLI::App& app, Command& chosen) {
           ->type_name("N");
   command
       ->add_option("-c,--codebook", quantize.codebook,
-                   "Where the table comes from: nf (NormalFloat, the default), int, fp (or e1m1, e2m1, e2m3, e3m2, "
-                   "e4m3), kmeans (fitted to each matrix), or a JSON file {\"bits\": 3, \"values\": [8 numbers]}")
+                   fmt::format("Where the table comes from: nf (NormalFloat, the default), int, fp, kmeans (fitted to "
+                               "each matrix), or a JSON file {{\"bits\": 3, \"values\": [8 numbers]}}. All names: {}",
+                               fmt::join(io::codebook_names(), ", ")))
       ->type_name("NAME|FILE");
   command
       ->add_option("-g,--group-size", quantize.group_size,

@@ -7,6 +7,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <nlohmann/json.hpp>
 
 #include "base/fail.hpp"
 #include "cli/interrupt.hpp"
@@ -26,6 +27,11 @@ void write_out(std::string_view text) {
 
 void flush_out() {
   if (std::fflush(stdout) != 0) fail_output();
+}
+
+void print_json(const nlohmann::ordered_json& json, JsonStyle style) {
+  const int indent = style == JsonStyle::kIndented ? 2 : -1;
+  write_out(json.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + '\n');
 }
 
 void write_note(std::string_view line) {

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <nlohmann/json_fwd.hpp>
 #include <string_view>
 #include <utility>
 
@@ -19,6 +20,10 @@ template <typename... Args>
 void print(fmt::format_string<Args...> format, Args&&... args) {
   write_out(fmt::format(format, std::forward<Args>(args)...));
 }
+
+/// The answer for a script: an indented document, or one line. Text that is no UTF-8 is mended, not refused.
+enum class JsonStyle { kIndented, kOneLine };
+void print_json(const nlohmann::ordered_json& json, JsonStyle style = JsonStyle::kIndented);
 
 /// What a person wants to know but a script does not want to read: a line on standard error.
 template <typename... Args>

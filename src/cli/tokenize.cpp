@@ -1,3 +1,5 @@
+#include <fmt/ranges.h>
+
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
@@ -70,7 +72,7 @@ void run_lines(const Options& options, const model::Tokenizer& tokenizer) {
     } else {
       fail(ErrorCode::kInvalidFormat, "{}: expected a string, found {}", what, io::describe(json));
     }
-    print("{}\n", result.dump());
+    print_json(result, JsonStyle::kOneLine);
   }
 }
 

@@ -6,7 +6,10 @@
 #include <limits>
 #include <numbers>
 
+#include <fmt/ranges.h>
+
 #include "base/fail.hpp"
+#include "format/codebook_names.hpp"
 
 namespace flute {
 namespace {
@@ -163,8 +166,14 @@ Codebook named_codebook(std::string_view name, int bits) {
   for (const FloatFormat& format : kFloatFormats) {
     if (name == format.name) return fp_codebook(bits, name);
   }
-  fail(ErrorCode::kInvalidArgument,
-       "codebook: expected nf, int, fp, e1m1, e2m1, e2m2, e2m3, e3m2, e3m3 or e4m3, found '{}'", name);
+  fail(ErrorCode::kInvalidArgument, "codebook: expected one of {}, found '{}'", fmt::join(codebook_names(), ", "),
+       name);
+}
+
+std::vector<std::string_view> codebook_names() {
+  std::vector<std::string_view> names = {"nf", "int", "fp"};
+  for (const FloatFormat& format : kFloatFormats) names.push_back(format.name);
+  return names;
 }
 
 }  // namespace flute

@@ -52,6 +52,9 @@ struct CheckpointReport {
   double quantized_bits_per_weight = 0;  ///< of the quantized layers alone
 };
 
+/// The names that QuantizeOptions::codebook may have; anything else is a path.
+std::vector<std::string_view> codebook_names();
+
 /// What quantize_checkpoint would do; touches nothing.
 CheckpointReport plan_quantization(const std::filesystem::path& source, const QuantizeOptions& options);
 

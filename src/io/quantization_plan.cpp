@@ -1,11 +1,14 @@
 #include "io/quantization_plan.hpp"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <cctype>
 #include <regex>
 
 #include "base/fail.hpp"
+#include "format/codebook_names.hpp"
 #include "io/files.hpp"
 
 namespace flute::io {
@@ -195,11 +198,17 @@ class Planner {
 
 }  // namespace
 
+std::vector<std::string_view> codebook_names() {
+  std::vector<std::string_view> names = flute::codebook_names();
+  names.emplace_back("kmeans");
+  return names;
+}
+
 CodebookSource::CodebookSource(const std::string& name) : name_(name), label_(name) {
-  constexpr std::array kNames = {"nf", "int", "fp", "e1m1", "e2m1", "e2m3", "e3m2", "e4m3", "kmeans"};
-  if (std::find(kNames.begin(), kNames.end(), name) != kNames.end()) return;
+  const std::vector<std::string_view> names = codebook_names();
+  if (std::find(names.begin(), names.end(), name) != names.end()) return;
   if (!path_exists(name)) {
-    fail(ErrorCode::kInvalidArgument, "codebook: expected one of {} or a file, found '{}'", fmt::join(kNames, ", "),
+    fail(ErrorCode::kInvalidArgument, "codebook: expected one of {} or a file, found '{}'", fmt::join(names, ", "),
          printable(name));
   }
   file_ = read_codebook_file(name);

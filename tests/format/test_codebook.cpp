@@ -114,7 +114,7 @@ TEST(NamedCodebook, FindsEachName) {
   EXPECT_EQ(invalid("fp", 2), "fp codebook: expected bits 3..8, found 2");
   EXPECT_EQ(invalid("e3m2", 4), "fp codebook: expected a format of 4 bits, found 'e3m2'");
   EXPECT_EQ(invalid("nf4", 4),
-            "codebook: expected nf, int, fp, e1m1, e2m1, e2m2, e2m3, e3m2, e3m3 or e4m3, found 'nf4'");
+            "codebook: expected one of nf, int, fp, e1m1, e2m1, e2m2, e2m3, e3m2, e3m3, e4m3, found 'nf4'");
 }
 
 TEST(ValidateCodebook, NamesWhatIsWrong) {

@@ -109,9 +109,17 @@ def test_no_colours_outside_a_terminal(flute):
     assert "\x1b" not in flute("inspect", LLAMA, env=environment).stdout
 
 
+def open_terminal():
+    """Both sides of a pseudo-terminal, which a bare chroot or container may not have."""
+    try:
+        return pty.openpty()
+    except OSError as error:
+        pytest.skip(f"needs /dev/pts: {error}")
+
+
 def on_a_terminal(command, environment):
     """Runs it with standard output on a terminal; returns what it wrote there."""
-    parent, child = pty.openpty()
+    parent, child = open_terminal()
     process = subprocess.Popen(command, stdout=child, env=environment)
     os.close(child)
     text = b""
@@ -231,6 +239,18 @@ def test_a_codebook_file_brings_its_bits(flute, tiny, tmp_path):
     detail = json.loads(flute("inspect", tmp_path / "out", "--layer", name, "--json").stdout)
     assert detail["bits"] == 3 and detail["group_size"] == -1
     assert detail["codebook"] == pytest.approx(values)
+
+
+@pytest.mark.parametrize(
+    "name,bits,largest",
+    [("e1m1", 3, 3), ("e2m1", 4, 6), ("e2m2", 5, 7), ("e2m3", 6, 7.5), ("e3m2", 6, 28), ("e3m3", 7, 30), ("e4m3", 8, 448)],
+)
+def test_every_small_float_has_a_name(flute, tiny, tmp_path, name, bits, largest):
+    flute("quantize", tiny, tmp_path / "out", "--codebook", name, "--bits", bits)
+    layers = json.loads(flute("inspect", tmp_path / "out", "--json").stdout)["layers"]
+    assert {layer["codebook"] for layer in layers} == {name}
+    detail = json.loads(flute("inspect", tmp_path / "out", "--layer", layers[0]["name"], "--json").stdout)
+    assert max(detail["codebook"]) == largest
 
 
 def test_other_files_are_carried_over(flute, tiny, tmp_path):
@@ -437,7 +457,7 @@ def test_a_killed_run_leaves_no_half_checkpoint_and_the_next_one_tidies_up(flute
 
 
 def test_progress_with_rate_and_time_left_on_a_terminal(flute, slow, tmp_path):
-    parent, child = pty.openpty()
+    parent, child = open_terminal()
     command = ["quantize", slow, tmp_path / "out", "--codebook", "kmeans", "--bits", "8", "--threads", "1"]
     process = flute.start(*command, stderr=child, stdout=subprocess.DEVNULL)
     os.close(child)
