@@ -243,7 +243,15 @@ def test_a_codebook_file_brings_its_bits(flute, tiny, tmp_path):
 
 @pytest.mark.parametrize(
     "name,bits,largest",
-    [("e1m1", 3, 3), ("e2m1", 4, 6), ("e2m2", 5, 7), ("e2m3", 6, 7.5), ("e3m2", 6, 28), ("e3m3", 7, 30), ("e4m3", 8, 448)],
+    [
+        ("e1m1", 3, 3),
+        ("e2m1", 4, 6),
+        ("e2m2", 5, 7),
+        ("e2m3", 6, 7.5),
+        ("e3m2", 6, 28),
+        ("e3m3", 7, 30),
+        ("e4m3", 8, 448),
+    ],
 )
 def test_every_small_float_has_a_name(flute, tiny, tmp_path, name, bits, largest):
     flute("quantize", tiny, tmp_path / "out", "--codebook", name, "--bits", bits)
