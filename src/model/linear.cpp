@@ -2,7 +2,6 @@
 
 #include <fmt/ranges.h>
 
-#include <array>
 #include <utility>
 
 #include "base/fail.hpp"
@@ -15,11 +14,20 @@ using Table = std::variant<cpu::DenseView, PackedView>;
 constexpr int64_t kRowBlock = 32;   // what flute::Matrix asks of boundaries between layers
 constexpr size_t kMaxSegments = 4;  // and of their number
 
+/// Tensor `name` of exactly this shape, [n] or [n, k], and a float dtype. The data stay the checkpoint's.
+cpu::DenseView float_tensor(const io::Checkpoint& checkpoint, const std::string& name, std::vector<int64_t> shape) {
+  const io::TensorView& tensor = checkpoint.at(name);
+  const std::filesystem::path& file = checkpoint.file_of(name);
+  if (tensor.shape != shape) {
+    fail(ErrorCode::kInvalidFormat, "{}: tensor '{}': expected shape [{}], found [{}]", file.string(), name,
+         fmt::join(shape, ", "), fmt::join(tensor.shape, ", "));
+  }
+  return {shape[0], shape.size() > 1 ? shape[1] : 1, io::float_dtype(tensor, file), tensor.data.data()};
+}
+
 Table open_table(const io::Checkpoint& checkpoint, const std::string& name, int64_t n, int64_t k) {
   if (checkpoint.find(name + ".weight_packed") == nullptr) {
-    const std::array<int64_t, 2> shape = {n, k};
-    const io::TensorView& tensor = expect_tensor(checkpoint, name + ".weight", shape);
-    return cpu::DenseView{n, k, io::float_dtype(tensor, checkpoint.file_of(tensor.name)), tensor.data.data()};
+    return float_tensor(checkpoint, name + ".weight", {n, k});
   }
   const PackedView view = checkpoint.packed_layer(name);
   if (view.n != n || view.k != k) {
@@ -57,20 +65,10 @@ std::variant<Matrix, cpu::DenseMatrix> stack(std::span<const Table> tables, Thre
 
 }  // namespace
 
-const io::TensorView& expect_tensor(const io::Checkpoint& checkpoint, const std::string& name,
-                                    std::span<const int64_t> shape) {
-  const io::TensorView& tensor = checkpoint.at(name);
-  if (!std::equal(shape.begin(), shape.end(), tensor.shape.begin(), tensor.shape.end())) {
-    fail(ErrorCode::kInvalidFormat, "{}: tensor '{}': expected shape [{}], found [{}]",
-         checkpoint.file_of(name).string(), name, fmt::join(shape, ", "), fmt::join(tensor.shape, ", "));
-  }
-  return tensor;
-}
-
 std::vector<float> read_vector(const io::Checkpoint& checkpoint, const std::string& name, int64_t n) {
-  const io::TensorView& tensor = expect_tensor(checkpoint, name, std::array<int64_t, 1>{n});
+  const cpu::DenseView tensor = float_tensor(checkpoint, name, {n});
   std::vector<float> values(static_cast<size_t>(n));
-  convert_to_f32(tensor.data.data(), io::float_dtype(tensor, checkpoint.file_of(name)), values.data(), values.size());
+  convert_to_f32(tensor.data, tensor.dtype, values.data(), values.size());
   return values;
 }
 

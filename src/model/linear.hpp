@@ -43,10 +43,7 @@ class Linear {
   int64_t n_ = 0;
 };
 
-/// Tensor `name` of exactly this shape and a float dtype.
-const io::TensorView& expect_tensor(const io::Checkpoint& checkpoint, const std::string& name,
-                                    std::span<const int64_t> shape);
-/// The same as fp32 [n].
+/// Tensor `name` of shape [n] and a float dtype, as fp32.
 std::vector<float> read_vector(const io::Checkpoint& checkpoint, const std::string& name, int64_t n);
 
 /// A table of rows, read from the mapped checkpoint one by one. `name`.weight may be quantized, too.
