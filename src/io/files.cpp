@@ -167,10 +167,13 @@ namespace {
 /// The whole pages inside the range, or, with `outer`, those that it touches. A failure costs speed, not correctness.
 void advise(std::span<const std::byte> mapped, int advice, bool outer) {
   const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto address = reinterpret_cast<uintptr_t>(mapped.data());
-  const uintptr_t begin = (address + (outer ? 0 : page - 1)) / page * page;
-  const uintptr_t end = (address + mapped.size() + (outer ? page - 1 : 0)) / page * page;
-  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, advice);
+  const auto into_page = [page](const std::byte* at) { return reinterpret_cast<uintptr_t>(at) % page; };
+  const auto to_next = [&](const std::byte* at) { return (page - into_page(at)) % page; };
+  const std::byte* begin = mapped.data();
+  const std::byte* end = begin + mapped.size();
+  begin = outer ? begin - into_page(begin) : begin + to_next(begin);
+  end = outer ? end + to_next(end) : end - into_page(end);
+  if (begin < end) ::madvise(const_cast<std::byte*>(begin), static_cast<size_t>(end - begin), advice);
 }
 
 }  // namespace
