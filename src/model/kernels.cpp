@@ -57,7 +57,7 @@ HWY_INLINE void store_piece(Vector value, float* y, int count) {
 HWY_INLINE float sum(Vector value) { return hn::GetLane(hn::SumOfLanes(Tag(), value)); }
 HWY_INLINE float maximum(Vector value) { return hn::GetLane(hn::MaxOfLanes(Tag(), value)); }
 
-void RmsNorm(const float* x, const float* weight, float epsilon, int64_t n, float* y) {
+void rms_norm(const float* x, const float* weight, float epsilon, int64_t n, float* y) {
   Vector squares = hn::Zero(Tag());
   for_pieces(n, [&](int64_t i, int count) HWY_ATTR {
     const Vector value = load_piece(x + i, count);
@@ -70,7 +70,7 @@ void RmsNorm(const float* x, const float* weight, float epsilon, int64_t n, floa
   });
 }
 
-void Add(float* x, const float* y, int64_t n) {
+void add(float* x, const float* y, int64_t n) {
   for_pieces(n, [&](int64_t i, int count) HWY_ATTR {
     store_piece(hn::Add(load_piece(x + i, count), load_piece(y + i, count)), x + i, count);
   });
@@ -82,14 +82,14 @@ HWY_INLINE Vector sigmoid_multiply(Vector x, Vector minus_argument) {
   return hn::Div(x, hn::Add(set(1.0F), power));
 }
 
-void SiluMultiply(const float* gate, const float* up, int64_t n, float* y) {
+void silu_multiply(const float* gate, const float* up, int64_t n, float* y) {
   for_pieces(n, [&](int64_t i, int count) HWY_ATTR {
     const Vector g = load_piece(gate + i, count);
     store_piece(hn::Mul(sigmoid_multiply(g, hn::Neg(g)), load_piece(up + i, count)), y + i, count);
   });
 }
 
-void GeluMultiply(const float* gate, const float* up, int64_t n, float* y) {
+void gelu_multiply(const float* gate, const float* up, int64_t n, float* y) {
   // 0.5 (1 + tanh(t)) is the sigmoid of 2t; t = sqrt(2 / pi) (x + 0.044715 x^3).
   constexpr float kFactor = -1.5957691216F;  // -2 sqrt(2 / pi)
   for_pieces(n, [&](int64_t i, int count) HWY_ATTR {
@@ -104,13 +104,13 @@ HWY_INLINE Vector cap_scores(Vector x, Vector cap, Vector inverse) {
   return hn::Mul(cap, hn::Tanh(Tag(), hn::Mul(x, inverse)));
 }
 
-void SoftCap(float* x, int64_t n, float cap) {
+void soft_cap(float* x, int64_t n, float cap) {
   for_pieces(n, [&](int64_t i, int count) HWY_ATTR {
     store_piece(cap_scores(load_piece(x + i, count), set(cap), set(1.0F / cap)), x + i, count);
   });
 }
 
-double LogSumExp(const float* x, int64_t n) {
+double log_sum_exp(const float* x, int64_t n) {
   constexpr float kNone = std::numeric_limits<float>::lowest();
   Vector largest = set(kNone);
   for_pieces(n, [&](int64_t i, int count) HWY_ATTR { largest = hn::Max(largest, load_piece(x + i, count, kNone)); });
@@ -127,7 +127,7 @@ double LogSumExp(const float* x, int64_t n) {
   return static_cast<double>(max) + std::log(total);
 }
 
-void Rotate(float* x, const float* cosine, const float* sine, int64_t n) {
+void rotate(float* x, const float* cosine, const float* sine, int64_t n) {
   float* second = x + n / 2;
   for_pieces(n / 2, [&](int64_t i, int count) HWY_ATTR {
     const Vector c = load_piece(cosine + i, count);
@@ -270,7 +270,7 @@ void attend_rows(const AttentionTile& tile, int row) {
   }
 }
 
-void Attend(const AttentionTile& tile) {
+void attend(const AttentionTile& tile) {
   // With 16 registers, or vectors of 4, more than 4 rows spill.
   constexpr int kMost = kAccumulators == 16 ? kTileRows : 4;
   for (int row = 0; row < tile.rows;) {
@@ -312,31 +312,31 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace flute::model {
 
-HWY_EXPORT(RmsNorm);
-HWY_EXPORT(Add);
-HWY_EXPORT(SiluMultiply);
-HWY_EXPORT(GeluMultiply);
-HWY_EXPORT(SoftCap);
-HWY_EXPORT(LogSumExp);
-HWY_EXPORT(Rotate);
-HWY_EXPORT(Attend);
+HWY_EXPORT(rms_norm);
+HWY_EXPORT(add);
+HWY_EXPORT(silu_multiply);
+HWY_EXPORT(gelu_multiply);
+HWY_EXPORT(soft_cap);
+HWY_EXPORT(log_sum_exp);
+HWY_EXPORT(rotate);
+HWY_EXPORT(attend);
 
 void rms_norm(const float* x, const float* weight, float epsilon, int64_t n, float* y) {
-  HWY_DYNAMIC_DISPATCH(RmsNorm)(x, weight, epsilon, n, y);
+  HWY_DYNAMIC_DISPATCH(rms_norm)(x, weight, epsilon, n, y);
 }
-void add(float* x, const float* y, int64_t n) { HWY_DYNAMIC_DISPATCH(Add)(x, y, n); }
+void add(float* x, const float* y, int64_t n) { HWY_DYNAMIC_DISPATCH(add)(x, y, n); }
 void silu_multiply(const float* gate, const float* up, int64_t n, float* y) {
-  HWY_DYNAMIC_DISPATCH(SiluMultiply)(gate, up, n, y);
+  HWY_DYNAMIC_DISPATCH(silu_multiply)(gate, up, n, y);
 }
 void gelu_multiply(const float* gate, const float* up, int64_t n, float* y) {
-  HWY_DYNAMIC_DISPATCH(GeluMultiply)(gate, up, n, y);
+  HWY_DYNAMIC_DISPATCH(gelu_multiply)(gate, up, n, y);
 }
-void soft_cap(float* x, int64_t n, float cap) { HWY_DYNAMIC_DISPATCH(SoftCap)(x, n, cap); }
-double log_sum_exp(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(LogSumExp)(x, n); }
+void soft_cap(float* x, int64_t n, float cap) { HWY_DYNAMIC_DISPATCH(soft_cap)(x, n, cap); }
+double log_sum_exp(const float* x, int64_t n) { return HWY_DYNAMIC_DISPATCH(log_sum_exp)(x, n); }
 void rotate(float* x, const float* cosine, const float* sine, int64_t n) {
-  HWY_DYNAMIC_DISPATCH(Rotate)(x, cosine, sine, n);
+  HWY_DYNAMIC_DISPATCH(rotate)(x, cosine, sine, n);
 }
-void attend(const AttentionTile& tile) { HWY_DYNAMIC_DISPATCH(Attend)(tile); }
+void attend(const AttentionTile& tile) { HWY_DYNAMIC_DISPATCH(attend)(tile); }
 
 int64_t attention_scratch(int64_t positions, int64_t value_stride) {
   return kTileRows * (value_stride + (positions + 2 * kKeyBlock - 1) / kKeyBlock * kKeyBlock);
