@@ -352,7 +352,9 @@ TEST_P(Gemm, ModelShapes) {
       gemm(matrix, args, {.threads = &pool});
       double difference = 0, norm = 0;
       std::vector<float> row(static_cast<size_t>(shape.k));
-      for (int sample = 0; sample < 8; ++sample) {
+      // The tolerance is for the mean of many results: the error of one may be several times as large.
+      const int64_t samples = std::max<int64_t>(8, 128 / m);
+      for (int64_t sample = 0; sample < samples; ++sample) {
         const int64_t r = sample == 0 ? shape.n - 1 : random_between(random, 0, shape.n - 1);
         dequantize_rows(segments[0].view(), r, r + 1, DType::kF32, row.data());
         for (int64_t t = 0; t < m; ++t) {
