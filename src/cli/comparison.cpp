@@ -78,9 +78,9 @@ void run_model(ModelFacts& facts, std::string_view text, const ComparisonOptions
   check_interrupt();
   {
     ProgressBar bar(facts.name + ": perplexity", Unit::kTokens);
-    const model::PerplexityResult result =
-        model::perplexity(model, tokenizer, text, options.window,
-                          [&bar](int64_t done, int64_t total, double) { bar.update(done, total); });
+    const model::PerplexityResult result = model::perplexity(
+        model, tokenizer, text, options.window,
+        [&bar](int64_t done, int64_t total, double) { bar.update(done, total); }, options.text);
     facts.perplexity = result.perplexity;
     facts.predictions = result.predictions;
   }

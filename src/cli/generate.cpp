@@ -36,7 +36,13 @@ double rate(int64_t count, double seconds) { return seconds > 0 ? static_cast<do
 
 std::vector<int32_t> prompt_ids(const Options& options, const io::ModelConfig& config,
                                 const model::Tokenizer& tokenizer, const std::string& prompt) {
-  if (options.chat) return model::chat_prompt_ids(config.architecture, tokenizer, prompt);
+  if (options.chat) {
+    try {
+      return model::chat_prompt_ids(config.architecture, tokenizer, prompt);
+    } catch (const Error& error) {
+      throw Error(error.code(), options.model + ": " + error.what());
+    }
+  }
   std::vector<int32_t> ids = tokenizer.encode(prompt);
   if (ids.empty()) fail(ErrorCode::kInvalidArgument, "prompt: expected text, found nothing to continue");
   return ids;

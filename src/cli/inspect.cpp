@@ -61,8 +61,8 @@ int show_layer(const Options& options, io::CheckpointReport report) {
   const auto found = std::find_if(report.layers.begin(), report.layers.end(),
                                   [&name](const io::LayerReport& layer) { return layer.name == name; });
   if (found == report.layers.end()) {
-    fail(ErrorCode::kInvalidArgument, "{}: no layer '{}'; 'flute inspect {}' lists them", options.path, options.layer,
-         options.path);
+    fail(ErrorCode::kInvalidArgument, "{}: expected one of the layers that 'flute inspect {}' lists, found '{}'",
+         options.path, options.path, options.layer);
   }
   if (!found->quantized) {
     io::CheckpointReport one = report;

@@ -30,10 +30,12 @@ int run(const Options& options) {
   model::PerplexityResult result;
   {
     ProgressBar bar("perplexity", Unit::kTokens);
-    result =
-        model::perplexity(model, tokenizer, text, options.window, [&bar](int64_t done, int64_t total, double running) {
+    result = model::perplexity(
+        model, tokenizer, text, options.window,
+        [&bar](int64_t done, int64_t total, double running) {
           bar.update(done, total, fmt::format("perplexity so far {}", human_number(running)));
-        });
+        },
+        options.text == "-" ? "standard input" : options.text);
   }
   if (options.json) {
     nlohmann::ordered_json json;

@@ -34,7 +34,7 @@ class Builder : public nlohmann::json_sax<Json> {
 
   bool key(std::string& value) override {
     if (!open_.back().keys.insert(value).second) {
-      error_ = fmt::format("key '{}' occurs twice in one object", printable(value));
+      error_ = fmt::format("expected each key of an object once, found '{}' twice", printable(value));
       return false;
     }
     key_ = std::move(value);

@@ -225,7 +225,8 @@ ModelConfig parse_model_config(const Json& config_json, const Json& generation_j
 
   config.bos_token_id = static_cast<int32_t>(fields.integer("bos_token_id", 0, kMaxTokens, -1));
   if (!generation_json.is_null()) {
-    config.eos_token_ids = parse_eos(Fields(generation_json, what + ": generation config"));
+    config.eos_token_ids = parse_eos(
+        Fields(generation_json, (std::filesystem::path(what).parent_path() / "generation_config.json").string()));
   }
   if (config.eos_token_ids.empty()) config.eos_token_ids = parse_eos(fields);
   return config;

@@ -78,8 +78,9 @@ std::vector<std::string_view> split_documents(std::string_view text);
 /// appended, concatenated, cut into windows of `window` tokens (the last partial one dropped), window - 1 predictions
 /// each; exp of the mean negative log likelihood, in double. `progress` is told predictions done, their total, and the
 /// perplexity so far. Throws kInvalidArgument on a text shorter than a window and a window below 2 or beyond
-/// max_position_embeddings.
+/// max_position_embeddings; `text_name` is what a message calls the text.
 PerplexityResult perplexity(const Model& model, const Tokenizer& tokenizer, std::string_view text, int64_t window,
-                            const std::function<void(int64_t done, int64_t total, double running)>& progress = {});
+                            const std::function<void(int64_t done, int64_t total, double running)>& progress = {},
+                            std::string_view text_name = "text");
 
 }  // namespace flute::model

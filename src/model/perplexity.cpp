@@ -33,14 +33,15 @@ std::vector<std::string_view> split_documents(std::string_view text) {
 }
 
 PerplexityResult perplexity(const Model& model, const Tokenizer& tokenizer, std::string_view text, int64_t window,
-                            const std::function<void(int64_t done, int64_t total, double running)>& progress) {
+                            const std::function<void(int64_t done, int64_t total, double running)>& progress,
+                            std::string_view text_name) {
   if (window < 2) fail(ErrorCode::kInvalidArgument, "window: expected at least 2 tokens, found {}", window);
   KvCache cache = model.make_cache(window);
   const std::vector<int32_t> ids = encode_documents(tokenizer, model.config(), text);
   const int64_t windows = static_cast<int64_t>(ids.size()) / window;
   if (windows == 0) {
-    fail(ErrorCode::kInvalidArgument, "text: expected at least one window of {} tokens, found {} tokens", window,
-         ids.size());
+    fail(ErrorCode::kInvalidArgument, "{}: expected at least one window of {} tokens, found {} tokens", text_name,
+         window, ids.size());
   }
   const auto start = std::chrono::steady_clock::now();
   PerplexityResult result;

@@ -22,17 +22,18 @@ constexpr int32_t kMaxId = 1 << 22;
 /// 64-fold growth is not a tokenizer's. Positions in the result must fit into 31 bits.
 size_t max_replaced(size_t bytes) { return std::min<size_t>(INT32_MAX, 64 * bytes + (size_t{1} << 16)); }
 
-/// A value and where it stands: "tokenizer.json: model.vocab".
+/// A value and where it stands: "tokenizer.json: model.vocab", or the file alone.
 struct Part {
   const Json* json;
   std::string where;
+  bool is_file = false;
 
   /// Null and absent are the same.
   std::optional<Part> find(const char* key) const {
     if (!json->is_object()) fail(ErrorCode::kInvalidFormat, "{}: expected an object, found {}", where, describe(*json));
     const auto found = json->find(key);
     if (found == json->end() || found->is_null()) return std::nullopt;
-    return Part{&*found, where + (where.ends_with(':') ? " " : ".") + key};
+    return Part{&*found, where + (is_file ? ": " : ".") + key};
   }
   Part at(const char* key) const {
     std::optional<Part> part = find(key);
@@ -315,7 +316,7 @@ void parse_added_tokens(const Part& list, TokenizerParts& parts) {
 }  // namespace
 
 TokenizerParts parse_tokenizer(const Json& root, const std::string& what) {
-  const Part whole{&root, what + ":"};
+  const Part whole{&root, what, true};
   TokenizerParts parts;
   const std::optional<Part> version = whole.find("version");
   if (version && version->string() != "1.0") unsupported(*version, "\"1.0\"");

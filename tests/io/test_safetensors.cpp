@@ -119,7 +119,7 @@ TEST(Safetensors, BadFilesAreRefusedWithTheirReason) {
       {safetensors_bytes(R"({"a":{"dtype":"U8","shape":[32],"data_offsets":[0,32]},
                              "a":{"dtype":"U8","shape":[32],"data_offsets":[32,64]}})",
                          data),
-       {"'a'", "occurs twice"}},
+       {"each key", "'a' twice"}},
       {safetensors_bytes(R"({"a\nb":{"dtype":"F99","shape":[],"data_offsets":[0,0]}})", ""), {"a\\x0ab"}},
   };
   for (const Case& one_case : cases) {

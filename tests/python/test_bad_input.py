@@ -307,6 +307,7 @@ def test_weights_that_do_not_fit_the_config(flute, tiny, tmp_path, command):
         lambda root: root["model"].update(type="WordPiece"),
         lambda root: root["model"].update(type="Unigram"),
         lambda root: root.update(model=None),
+        lambda root: [root],
         lambda root: root["model"].update(vocab=[]),
         lambda root: root["model"].update(merges=[["only one"]]),
         lambda root: root["model"].update(merges=[["no such", "tokens"]]),
@@ -316,9 +317,17 @@ def test_weights_that_do_not_fit_the_config(flute, tiny, tmp_path, command):
 )
 def test_a_tokenizer_of_another_kind(flute, tiny, tmp_path, edit):
     root = json.loads((tiny / "tokenizer.json").read_text())
-    edit(root)
-    (tiny / "tokenizer.json").write_text(json.dumps(root))
-    run_model(flute, tmp_path, tiny, ["tokenizer.json"])
+    (tiny / "tokenizer.json").write_text(json.dumps(edit(root) or root))
+    run_model(flute, tmp_path, tiny, ["tokenizer.json: ", "expected"])
+
+
+def test_a_generation_config_that_is_none(flute, tiny, tmp_path):
+    (tiny / "generation_config.json").write_text('{"eos_token_id": [1, "x"]}')
+    run_model(flute, tmp_path, tiny, ["generation_config.json: eos_token_id", '"x"'])
+
+
+def test_a_model_that_does_not_chat(flute, tiny, tmp_path):
+    refuse(flute, tmp_path, "generate", tiny, "-p", "hi", "--chat", mentions=["tiny", "<|start_header_id|>"])
 
 
 def test_a_tokenizer_that_is_none(flute, tiny, tmp_path):
@@ -331,7 +340,9 @@ def test_a_tokenizer_that_is_none(flute, tiny, tmp_path):
 def test_a_text_that_is_not_there_or_too_short(flute, tiny, tmp_path):
     refuse(flute, tmp_path, "perplexity", tiny, "nosuch.txt", mentions=["nosuch.txt"])
     (tmp_path / "short.txt").write_text("hi")
-    refuse(flute, tmp_path, "perplexity", tiny, tmp_path / "short.txt", mentions=["512"])
+    command = ["perplexity", tiny, tmp_path / "short.txt", "--window", 128]
+    refuse(flute, tmp_path, *command, mentions=["short.txt", "128"])
+    refuse(flute, tmp_path, "perplexity", tiny, TEXT, "--window", 512, mentions=["256", "512"])
 
 
 def test_more_tokens_than_the_model_has_positions(flute, tiny, tmp_path):

@@ -535,6 +535,15 @@ def test_no_space_left(flute, quantized, small_disk, command):
     assert listing(small_disk) == []
 
 
+def test_no_space_left_to_overwrite(flute, quantized, small_disk):
+    (small_disk / "out").mkdir()
+    (small_disk / "out" / "config.json").write_text('{"quantization_config": {"quant_method": "flute"}}')
+    shutil.copy(quantized / "tokenizer_config.json", small_disk / "out")
+    before = listing(small_disk)
+    flute.fails("quantize", LLAMA, small_disk / "out", "--overwrite", mentions=[str(small_disk), "No space left"])
+    assert listing(small_disk) == before
+
+
 def test_a_read_only_place(flute, tiny, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     flute.fails("quantize", tiny, small_disk / "out", mentions=[str(small_disk)])
