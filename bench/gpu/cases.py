@@ -46,24 +46,20 @@ def sets():
     small = [(4096, 4096), (6144, 4096), (28672, 4096), (8192, 8192), (4096, 14336)]
     out = {"readers": list(readers()), "mixed": list(mixed()), "main": list(main_table())}
     out["plain_launch"] = list(main_table(tokens=(1, 8, 16), dependent=0))
-    out["plans"] = (
-        [line("plans", m, n, k, 4, 128, stages=stages) for n, k in small for m in (1, 8) for stages in (2, 3, 4, 6, 8)]
-        + [line("plans", m, n, k, 4, 128, split=split) for n, k in small for m in (1, 16, 32) for split in (1, 2, 4, 8)]
-        + [line("plans", m, n, k, 4, 128, pass_rows=r) for n, k in small for m in (1, 8, 16) for r in (1, 2, 3)]
-    )
-    out["permutes"] = [line("permutes", 1, n, k, 2, 64, permutes=p) for n, k in small for p in (0, 1, 2)]
+    out["rows"] = [
+        line("rows", m, n, k, b, g, rows=r, depth=d)
+        for n, k in small
+        for m in (1, 8)
+        for b, g in FORMATS
+        for r in (4, 5, 7)
+        for d in ((1, 2) if b == 2 else (1,))
+    ]
     out["formats"] = [
         line("formats", 1, n, k, 4, group, dtype=dtype)
         for n, k in small
         for group, dtype in ((32, "fp16"), (64, "fp16"), (-1, "fp16"), (128, "bf16"))
     ] + [line("formats", 1, n, k, 4, 128, segments=s) for n, k in small for s in (2, 4)]
-    out["pairs"] = [
-        line("plans", m, n, k, b, g, warps=8, pass_rows=r, stages=s)
-        for n, k in small + [(3584, 4096), (1024, 4096)]
-        for m in (1, 8)
-        for b, g in FORMATS
-        for r, s in ((1, 0), (2, 0), (2, 2), (3, 0), (4, 0))
-    ]
+    out["steps"] = [line("steps", m, n, k, b, g) for n, k in small[:2] for m in range(1, 65) for b, g in FORMATS]
     out["others"] = [line("others", m, n, k, b, g) for n, k in OTHERS for m in (1, 8, 16) for b, g in FORMATS]
     return out
 

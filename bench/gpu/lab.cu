@@ -20,7 +20,7 @@
 #include <string>
 #include <vector>
 
-#include "launch.hpp"
+#include "cuda/decode/decode.hpp"
 #include "readers.cuh"
 
 namespace flute::cuda {
@@ -66,29 +66,31 @@ struct Segments {
   int count, row[kMaxSegments + 1];
 };
 
-// codes [n][k], one a byte -> tiled. Places outside the matrix get arbitrary codes: they must not matter.
+// codes [n][k], one a byte -> tiled.
 __global__ void tile_codes(const uint8_t* codes, uint32_t* tiled, int n, int k, int bits, int row_groups, int units) {
-  const size_t total = static_cast<size_t>(row_groups) * units * 32 * bits;
+  const int words = unit_words(bits);
+  const size_t total = static_cast<size_t>(row_groups) * units * 32 * words;
   for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < total; i += gridDim.x * 256ull) {
-    const int word = static_cast<int>(i % bits), lane = static_cast<int>(i / bits % 32);
-    const size_t unit = i / bits / 32;
-    const int row_0 = static_cast<int>(unit / units) * kGroupRows, k_0 = static_cast<int>(unit % units) * kUnitK;
-    tiled[unit * 32 * bits + word_position(bits, lane, word)] =
+    const int word = static_cast<int>(i % words), lane = static_cast<int>(i / words % 32);
+    const size_t unit = i / words / 32;
+    const int row_0 = static_cast<int>(unit / units) * kGroupRows, k_0 = static_cast<int>(unit % units) * unit_k(bits);
+    tiled[unit * 32 * words + word_position(bits, lane, word)] =
         tiled_word(bits, lane, word, [&](int row, int col) -> uint32_t {
-          if (row_0 + row >= n || k_0 + col >= k) return (row * 7 + col) & ((1 << bits) - 1);
+          if (row_0 + row >= n || k_0 + col >= k) return 0;
           return codes[static_cast<size_t>(row_0 + row) * k + k_0 + col];
         });
   }
 }
 
-// scales [n][groups] -> tiled; rows outside get NaN.
+// scales [n][groups] -> tiled.
 template <typename T>
-__global__ void tile_scales(const T* scales, T* tiled, int n, int groups, int row_groups) {
-  const size_t total = static_cast<size_t>(row_groups) * groups * kGroupRows;
+__global__ void tile_scales(const T* scales, T* tiled, int n, int groups, int tiled_groups, int row_groups) {
+  const size_t total = static_cast<size_t>(row_groups) * tiled_groups * kGroupRows;
   for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < total; i += gridDim.x * 256ull) {
-    const int row = static_cast<int>(i % kGroupRows), group = static_cast<int>(i / kGroupRows % groups);
-    const int at = static_cast<int>(i / kGroupRows / groups) * kGroupRows + row;
-    tiled[i - row + scale_position(row)] = at < n ? scales[static_cast<size_t>(at) * groups + group] : T(NAN);
+    const int row = static_cast<int>(i % kGroupRows), group = static_cast<int>(i / kGroupRows % tiled_groups);
+    const int at = static_cast<int>(i / kGroupRows / tiled_groups) * kGroupRows + row;
+    tiled[i - row + scale_position(row)] =
+        at < n && group < groups ? scales[static_cast<size_t>(at) * groups + group] : T(0.f);
   }
 }
 
@@ -111,12 +113,14 @@ __global__ void reference(const uint8_t* codes, const T* scales, const T* codebo
 }
 
 struct Case {
-  DecodeShape shape;
-  Dtype dtype = Dtype::kHalf;
-  DecodeWish wish;
-  int permutes = -1, segments = 1;
+  Shape shape;
+  Format format;
+  PlanWish wish;
+  int segments = 1;
   bool dependent = true;
   std::string label;
+
+  int groups() const { return format.group_size < 0 ? 1 : (shape.k + format.group_size - 1) / format.group_size; }
 };
 
 Segments make_segments(int n, int count) {
@@ -132,13 +136,25 @@ DeviceLimits device_limits;
 DecodeArguments make_arguments(const Case& c) {
   const Segments segments = make_segments(c.shape.n, c.segments);
   DecodeArguments a = {};
-  a.m = c.shape.m, a.n = c.shape.n, a.k = c.shape.k, a.group = c.shape.group;
-  a.groups = c.shape.group < 0 ? 1 : (c.shape.k + c.shape.group - 1) / c.shape.group;
+  a.m = c.shape.m, a.n = c.shape.n, a.k = c.shape.k;
+  a.ldx = a.k, a.ldy = a.n;
   a.segments = segments.count;
   std::copy(segments.row, segments.row + kMaxSegments + 1, a.segment_row);
   a.dependent_launch = c.dependent;
-  a.plan = make_decode_plan(c.shape, device_limits, c.wish);
+  a.plan = make_decode_plan(c.shape, c.format, device_limits, c.wish);
   return a;
+}
+
+cudaError_t launch(const DecodeArguments& a, const Case& c, cudaStream_t stream) {
+  const DecodeKernel kernel = find_decode_kernel(a.plan, c.format);
+  if (kernel == nullptr) return cudaErrorInvalidDeviceFunction;
+  static std::map<DecodeKernel, bool> prepared;
+  if (!prepared[kernel]) {
+    const cudaError_t error = prepare_decode_kernel(kernel, device_limits);
+    if (error != cudaSuccess) return error;
+    prepared[kernel] = true;
+  }
+  return launch_decode(kernel, a, stream);
 }
 
 template <typename T>
@@ -153,20 +169,21 @@ struct Buffer {
 // One case against float64. Returns an empty string, or what is wrong.
 template <typename T>
 std::string check_case(const Case& c, uint64_t seed, bool identity, double* error_out) {
-  const DecodeShape& d = c.shape;
+  const Shape& d = c.shape;
+  const int bits = c.format.bits, groups = c.groups();
   const Segments segments = make_segments(d.n, c.segments);
   DecodeArguments a = make_arguments(c);
   if (!a.plan.valid) return "no plan";
   const int row_groups = a.plan.row_groups, units = a.plan.units;
   constexpr size_t kGuard = 4096;
   Buffer<uint8_t> codes(static_cast<size_t>(d.n) * d.k);
-  Buffer<uint32_t> tiled(static_cast<size_t>(row_groups) * units * unit_bytes(d.bits) / 4);
-  Buffer<T> scales(static_cast<size_t>(d.n) * a.groups),
-      tiled_scales(static_cast<size_t>(row_groups) * a.groups * kGroupRows);
-  Buffer<T> codebooks(static_cast<size_t>(c.segments) << d.bits);
+  Buffer<uint32_t> tiled(static_cast<size_t>(row_groups) * units * unit_bytes(bits) / 4);
+  Buffer<T> scales(static_cast<size_t>(d.n) * groups),
+      tiled_scales(static_cast<size_t>(row_groups) * a.plan.groups * kGroupRows);
+  Buffer<T> codebooks(static_cast<size_t>(c.segments) << bits);
   Buffer<T> x(static_cast<size_t>(d.m) * d.k + kGuard), y(static_cast<size_t>(d.m) * d.n + 2 * kGuard);
   Buffer<double> expected(static_cast<size_t>(d.m) * d.n);
-  fill_codes<<<512, 256>>>(codes.data, codes.count, d.bits, seed + 1);
+  fill_codes<<<512, 256>>>(codes.data, codes.count, bits, seed + 1);
   fill_uniform<<<512, 256>>>(scales.data, scales.count, 0.02f, 1.3f, seed + 2);
   fill_uniform<<<1, 256>>>(codebooks.data, codebooks.count, -1.f, 1.f, seed + 3);
   CHECK(cudaMemset(x.data, 0xff, x.count * sizeof(T)));  // NaN beyond the activations
@@ -177,11 +194,11 @@ std::string check_case(const Case& c, uint64_t seed, bool identity, double* erro
   } else {
     fill_uniform<<<512, 256>>>(x.data, static_cast<size_t>(d.m) * d.k, -1.f, 1.f, seed + 4);
   }
-  tile_codes<<<1024, 256>>>(codes.data, tiled.data, d.n, d.k, d.bits, row_groups, units);
-  tile_scales<<<1024, 256>>>(scales.data, tiled_scales.data, d.n, a.groups, row_groups);
+  tile_codes<<<1024, 256>>>(codes.data, tiled.data, d.n, d.k, bits, row_groups, units);
+  tile_scales<<<1024, 256>>>(scales.data, tiled_scales.data, d.n, groups, a.plan.groups, row_groups);
   CHECK(cudaMemset(y.data, 0xff, y.count * sizeof(T)));
   reference<<<dim3(d.n, d.m), 32>>>(codes.data, scales.data, codebooks.data, x.data, expected.data, segments, d.m, d.n,
-                                    d.k, d.bits, d.group, a.groups);
+                                    d.k, bits, c.format.group_size, groups);
   CHECK(cudaDeviceSynchronize());
   a.codes = reinterpret_cast<const uint8_t*>(tiled.data);
   a.scales = reinterpret_cast<const uint8_t*>(tiled_scales.data), a.codebooks = codebooks.data;
@@ -189,7 +206,7 @@ std::string check_case(const Case& c, uint64_t seed, bool identity, double* erro
   std::vector<T> first;
   double worst = 0;
   for (int repeat = 0; repeat < 3; ++repeat) {
-    CHECK(launch_decode(a, c.dtype, d.bits, c.permutes, nullptr));
+    CHECK(launch(a, c, nullptr));
     CHECK(cudaDeviceSynchronize());
     std::vector<T> got(y.count);
     std::vector<double> want(expected.count);
@@ -218,17 +235,16 @@ std::string check_case(const Case& c, uint64_t seed, bool identity, double* erro
   *error_out = worst;
   // Up to 16 tokens the scale multiplies sums, not rounded weights: of few outputs, one that cancels shows the
   // difference.
-  const double promise = (c.dtype == Dtype::kHalf ? 5e-4 : 4e-3) * (expected.count < 64 ? 4 : 1);
+  const double promise = (!c.format.bf16 ? 5e-4 : 4e-3) * (expected.count < 64 ? 4 : 1);
   if (!(worst <= promise)) return "relative error " + std::to_string(worst);
   return "";
 }
 
 std::string describe(const Case& c) {
-  char text[400], plan[200];
-  print_plan(make_arguments(c).plan, plan, sizeof(plan));
-  std::snprintf(text, sizeof(text), "%s bits=%d group=%d m=%d n=%d k=%d segments=%d permutes=%d [%s]",
-                c.dtype == Dtype::kHalf ? "fp16" : "bf16", c.shape.bits, c.shape.group, c.shape.m, c.shape.n, c.shape.k,
-                c.segments, c.permutes, plan);
+  char text[400];
+  std::snprintf(text, sizeof(text), "%s bits=%d group=%d m=%d n=%d k=%d segments=%d [%s]",
+                c.format.bf16 ? "bf16" : "fp16", c.format.bits, c.format.group_size, c.shape.m, c.shape.n, c.shape.k,
+                c.segments, to_string(make_arguments(c).plan).c_str());
   return text;
 }
 
@@ -239,26 +255,19 @@ int run_check(int draws, uint64_t seed) {
   int done = 0, planless = 0;
   for (int i = 0; i < draws; ++i) {
     Case c;
-    const int kind = static_cast<int>(random() % 8);
-    c.shape.bits = pick({2, 3, 4});
-    c.shape.group = pick({64, 128, 256, -1});
+    c.format.bits = pick({2, 3, 4});
+    c.format.group_size = pick({32, 64, 128, 256, -1});
+    c.format.bf16 = random() % 3 == 0;
     c.shape.m = pick({1, 2, 3, 4, 7, 8, 9, 13, 16, 17, 25, 32, 33, 48, 53, 64});
-    if (kind == 0) c.shape.bits = 4, c.shape.group = 32, c.shape.m = pick({1, 5, 8});
-    if (kind == 1) c.shape.bits = 2, c.shape.group = 32, c.shape.m = pick({17, 32});
-    if (kind == 2) c.dtype = Dtype::kBfloat16, c.shape.bits = 4, c.shape.m = pick({1, 3, 8});
-    if (kind == 3) c.dtype = Dtype::kBfloat16, c.shape.bits = 3, c.shape.group = 32, c.shape.m = pick({9, 16});
-    if (kind == 4) c.dtype = Dtype::kBfloat16, c.shape.bits = 4, c.shape.m = pick({17, 31, 32});
-    if (kind == 5) c.shape.bits = 2, c.shape.m = pick({1, 8}), c.permutes = pick({0, 1, 2});
     const bool large = i % 16 == 0;
     c.shape.n = large ? pick({4096, 6144, 10240, 14336}) : 1 + static_cast<int>(random() % 2000);
     c.shape.k = large ? pick({3584, 4096, 8192, 14336}) : 32 * (1 + static_cast<int>(random() % 100));
     c.segments = c.shape.n >= 4 * 32 ? 1 + static_cast<int>(random() % 4) : 1;
     c.dependent = random() % 2 != 0;
-    if (random() % 2 != 0) c.wish.split = c.shape.m > 16 ? pick({1, 2}) : pick({1, 2, 4, 8});
-    if (random() % 4 == 0) c.wish.pass_rows = pick({1, 2, 3});
-    if (c.dtype == Dtype::kHalf && c.shape.group != 32 && c.permutes < 1 && random() % 3 == 0) c.wish.warps = 8;
-    if (random() % 4 == 0) c.wish.stages = pick({2, 3, 5});
-    if (random() % 4 == 0) c.wish.clusters = pick({1, 2, 7});
+    if (random() % 4 == 0) c.wish.rows = pick({1, 2, 3, 4, 6});
+    if (random() % 4 == 0) c.wish.warps = pick({1, 4, 7, 8, 16});
+    if (random() % 4 == 0) c.wish.blocks = pick({1, 2, 7});
+    if (random() % 4 == 0) c.wish.depth = 1;
     if (!make_arguments(c).plan.valid) c.wish = {};
     if (!make_arguments(c).plan.valid) {
       ++planless;
@@ -266,13 +275,13 @@ int run_check(int draws, uint64_t seed) {
     }
     double error = 0;
     const bool identity = i % 3 == 0;
-    const std::string wrong = c.dtype == Dtype::kHalf ? check_case<__half>(c, random(), identity, &error)
-                                                      : check_case<__nv_bfloat16>(c, random(), identity, &error);
+    const std::string wrong = !c.format.bf16 ? check_case<__half>(c, random(), identity, &error)
+                                             : check_case<__nv_bfloat16>(c, random(), identity, &error);
     if (!wrong.empty()) {
       std::printf("WRONG %s: %s\n", wrong.c_str(), describe(c).c_str());
       return 1;
     }
-    double& worst = c.dtype == Dtype::kHalf ? worst_half : worst_bfloat;
+    double& worst = !c.format.bf16 ? worst_half : worst_bfloat;
     if (!identity) worst = std::max(worst, error);
     ++done;
   }
@@ -371,7 +380,7 @@ class Lab {
     return static_cast<size_t>(a.plan.row_groups) * a.plan.units * unit_bytes(bits);
   }
   static size_t scale_bytes(const DecodeArguments& a) {
-    return static_cast<size_t>(a.plan.row_groups) * a.groups * kScaleBytes;
+    return static_cast<size_t>(a.plan.row_groups) * a.plan.groups * kScaleBytes;
   }
   static int launches(double bytes) { return std::max(static_cast<int>(kRotate / bytes) + 1, bytes > 4e7 ? 20 : 40); }
 
@@ -426,9 +435,7 @@ class Lab {
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
     cudaLaunchConfig_t config = {};
-    int shift = 0;
-    while (1 << shift < cluster) ++shift;
-    *blocks = device_limits.clusters[shift] * cluster;
+    *blocks = 132 / cluster * cluster;
     config.gridDim = *blocks, config.blockDim = 32, config.dynamicSmemBytes = 1024 + stages * (own + common);
     config.stream = stream_, config.attrs = &attribute, config.numAttrs = 1;
     return time_graph(stream_, 20, [&](int) {
@@ -465,22 +472,23 @@ class Lab {
   Timing ours(const Case& c) {
     const DecodeArguments a = arguments(c);
     if (!a.plan.valid) return {};
-    const size_t code_stride = (code_bytes(a, c.shape.bits) + 4095) / 4096 * 4096;
+    const size_t code_stride = (code_bytes(a, c.format.bits) + 4095) / 4096 * 4096;
     const size_t scale_stride = (scale_bytes(a) + 4095) / 4096 * 4096;
     const size_t buffers = std::min({kPool / code_stride, scales_.count * 2 / scale_stride, kRotate / code_stride + 2});
+    CHECK(launch(a, c, stream_));
     return time_graph(stream_, launches(static_cast<double>(code_stride)), [&](int i) {
       DecodeArguments b = a;
       b.codes += (i % buffers) * code_stride;
       b.scales += (i % buffers) * scale_stride;
-      CHECK(launch_decode(b, c.dtype, c.shape.bits, c.permutes, stream_));
+      CHECK(launch(b, c, stream_));
     });
   }
 
   void once(const Case& c) {
     DecodeArguments a = arguments(c);
     for (int i = 0; i < 3; ++i) {
-      CHECK(launch_decode(a, c.dtype, c.shape.bits, c.permutes, stream_));
-      a.codes += (code_bytes(a, c.shape.bits) + 4095) / 4096 * 4096;
+      CHECK(launch(a, c, stream_));
+      a.codes += (code_bytes(a, c.format.bits) + 4095) / 4096 * 4096;
       CHECK(cudaStreamSynchronize(stream_));
     }
   }
@@ -512,11 +520,9 @@ Case to_case(std::map<std::string, std::string> keys) {
     return keys.count(key) ? std::atoi(keys[key].c_str()) : otherwise;
   };
   Case c;
-  c.shape = {number("m", 1), number("n", 4096), number("k", 4096), number("bits", 4), number("group", 128)};
-  c.dtype = keys["dtype"] == "bf16" ? Dtype::kBfloat16 : Dtype::kHalf;
-  c.wish = {number("split", 0),   number("stages", 0),    number("clusters", 0),
-            number("tiles_m", 0), number("pass_rows", 0), number("warps", 0)};
-  c.permutes = number("permutes", -1);
+  c.shape = {number("m", 1), number("n", 4096), number("k", 4096)};
+  c.format = {number("bits", 4), number("group", 128), keys["dtype"] == "bf16"};
+  c.wish = {number("rows", 0), number("warps", 0), number("blocks", 0), number("depth", 0)};
   c.segments = number("segments", 1);
   c.dependent = number("dependent", 1) != 0;
   c.label = keys["set"];
@@ -588,18 +594,15 @@ int run_time(const char* file) {
       std::printf("{\"set\": \"no plan\"}");
       continue;
     }
-    const size_t bytes = (Lab::code_bytes(a, c.shape.bits) + Lab::scale_bytes(a) + (2u << c.shape.bits)) / 16 * 16;
+    const size_t bytes = (Lab::code_bytes(a, c.format.bits) + Lab::scale_bytes(a) + (2u << c.format.bits)) / 16 * 16;
     const Timing t = lab.ours(c), floor = lab.floor(bytes), dense = lab.dense(c.shape.m, c.shape.n, c.shape.k);
     std::printf(
         "{\"set\": \"%s\", \"dtype\": \"%s\", \"bits\": %d, \"group\": %d, \"m\": %d, \"n\": %d, \"k\": %d, "
-        "\"dependent\": %d, \"wide\": %d, "
-        "\"permutes\": %d, \"segments\": %d, \"split\": %d, \"warps\": %d, \"pass_rows\": %d, \"clusters\": %d, "
-        "\"stages\": %d, \"shared\": %d, "
+        "\"dependent\": %d, \"segments\": %d, \"warps\": %d, \"rows\": %d, \"blocks\": %d, \"depth\": %d, "
         "\"us\": %.3f, \"low_us\": %.3f, \"high_us\": %.3f, \"floor_us\": %.3f, \"cublas_us\": %.3f, \"bytes\": %zu}",
-        c.label.c_str(), c.dtype == Dtype::kHalf ? "fp16" : "bf16", c.shape.bits, c.shape.group, c.shape.m, c.shape.n,
-        c.shape.k, c.dependent, a.plan.wide, c.permutes, c.segments, a.plan.split, a.plan.warps, a.plan.pass_rows,
-        a.plan.clusters, a.plan.stages, a.plan.shared_bytes, t.median_us, t.low_us, t.high_us, floor.median_us,
-        dense.median_us, bytes);
+        c.label.c_str(), c.format.bf16 ? "bf16" : "fp16", c.format.bits, c.format.group_size, c.shape.m, c.shape.n,
+        c.shape.k, c.dependent, c.segments, a.plan.warps, a.plan.rows, a.plan.blocks, a.plan.depth, t.median_us,
+        t.low_us, t.high_us, floor.median_us, dense.median_us, bytes);
     std::fflush(stdout);
   }
   std::printf("\n]\n");
@@ -618,10 +621,8 @@ int main(int argc, char** argv) {
     std::printf("%s\n", describe(to_case(parse(line))).c_str());
     return 0;
   }
-  CHECK(prepare_decode_kernels());
-  device_limits = query_device();
-  std::fprintf(stderr, "resident clusters of 1, 2, 4, 8: %d %d %d %d\n", device_limits.clusters[0],
-               device_limits.clusters[1], device_limits.clusters[2], device_limits.clusters[3]);
+  CHECK(cudaDeviceGetAttribute(&device_limits.sm_count, cudaDevAttrMultiProcessorCount, 0));
+  CHECK(cudaDeviceGetAttribute(&device_limits.shared_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0));
   if (mode == "check" && argc == 4) return run_check(std::atoi(argv[2]), std::strtoull(argv[3], nullptr, 10));
   if (mode == "mma") return run_mma();
   if (mode == "time" && argc == 3) return run_time(argv[2]);

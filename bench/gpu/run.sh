@@ -1,16 +1,12 @@
 #!/bin/sh
 # Checks, measures and profiles the decode kernels on this machine's GPU and writes one JSON.
-#   bench/gpu/run.sh OUT.json [LAB_BINARY]        from the repository root; without a binary it builds one (nvcc, sm_90a)
+#   bench/gpu/run.sh OUT.json [LAB]        from the repository root; LAB is the program that README.md says how to build
 set -e
-out=$1 lab=$2 here=$(dirname "$0") work=$(mktemp -d)
-if [ -z "$lab" ]; then
-  lab=$work/lab
-  nvcc -std=c++20 -O3 -lineinfo -gencode=arch=compute_90a,code=sm_90a --extended-lambda -cudart static -o "$lab" \
-    "$here/lab.cu" "$here/decode.cu" -ldl
-fi
+out=$1 lab=${2:-build/gpu_lab} here=$(dirname "$0") work=$(mktemp -d)
 "$lab" check "${CHECKS:-200}" "$(date +%s)" | tee "$work/check.json"
 "$lab" mma > "$work/mma.json"
-python3 "$here/cases.py" main plain_launch readers mixed plans pairs permutes formats others > "$work/cases"
+# shellcheck disable=SC2086
+python3 "$here/cases.py" ${SETS:-main plain_launch readers mixed rows formats others} > "$work/cases"
 "$lab" time "$work/cases" > "$work/time.json"
 if command -v ncu > /dev/null; then
   i=0

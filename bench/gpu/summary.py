@@ -28,15 +28,15 @@ def main():
     rest = [r for r in rows if r["set"] not in ("read", "mma", "mixed", "no plan")]
     for r in rest:
         fraction = r["floor_us"] / r["us"] if r["us"] else 0
-        plan = f"split{r['split']} w{r['warps']} r{r['pass_rows']} c{r['clusters']} st{r['stages']}"
+        plan = f"blocks{r['blocks']} w{r['warps']} r{r['rows']} d{r['depth']}"
         print(
             f"{r['set']:8} {r['dtype']} b{r['bits']} g{r['group']:<3} m{r['m']:<2} {r['n']:>5}x{r['k']:<5} "
-            f"pdl{r['dependent']} {plan} perm{r['permutes']} seg{r['segments']}: {r['us']:7.2f} "
+            f"pdl{r['dependent']} {plan} seg{r['segments']}: {r['us']:7.2f} "
             f"floor {r['floor_us']:6.2f} = {fraction:.3f}  "
             f"cublas {r['cublas_us']:7.2f} = {r['cublas_us'] / max(r['us'], 1e-9):.2f}x"
         )
     fields = ("set", "dtype", "bits", "group", "dependent", "m")
-    for key in sorted({tuple(r[f] for f in fields) for r in rest if r["set"] != "plans"}):
+    for key in sorted({tuple(r[f] for f in fields) for r in rest if r["set"] != "rows"}):
         some = [r for r in rest if tuple(r[f] for f in fields) == key and r["us"]]
         print(
             "geomean",

@@ -1,0 +1,26 @@
+// What a decode kernel is given, by value.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/plan.hpp"
+
+namespace flute::cuda {
+
+// T is the activations' dtype, fp16 or bf16. Row segment s is rows [segment_row[s], segment_row[s + 1]), with a
+// codebook of its own; boundaries are multiples of 32 rows.
+struct DecodeArguments {
+  const uint8_t* codes;   // tiled (layout.hpp)
+  const uint8_t* scales;  // T, [row groups][scale groups][16]
+  const void* codebooks;  // T, [segments][2^bits]
+  const uint8_t* x;       // T, [m][ldx], 16-byte aligned, ldx a multiple of 8
+  void* y;                // T, [m][ldy]
+  const void* bias;       // T, [n], or null
+  int64_t ldx, ldy;
+  int m, n, k;
+  int segments, segment_row[kMaxSegments + 1];
+  bool dependent_launch;
+  DecodePlan plan;
+};
+
+}  // namespace flute::cuda

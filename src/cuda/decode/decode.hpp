@@ -1,0 +1,20 @@
+// Host side of one decode launch.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "cuda/decode/arguments.hpp"
+
+namespace flute::cuda {
+
+using DecodeKernel = void (*)(DecodeArguments);
+
+// The kernel that a plan needs, or null where none is built.
+DecodeKernel find_decode_kernel(const DecodePlan& plan, const Format& format);
+
+// Loads a kernel and raises its limit of shared memory: once per kernel and device, ahead of any launch or capture.
+cudaError_t prepare_decode_kernel(DecodeKernel kernel, const DeviceLimits& device);
+
+cudaError_t launch_decode(DecodeKernel kernel, const DecodeArguments& arguments, cudaStream_t stream);
+
+}  // namespace flute::cuda
