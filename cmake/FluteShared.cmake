@@ -1,7 +1,7 @@
 # libflute: the shared library that other programs link, the C ABI and the C++ API and nothing else in its symbol table.
 # The model runtime and the program stay out of it.
 set(objects)
-foreach(part base format quant cpu io capi)
+foreach(part base format quant cpu cuda backend io capi)
   list(APPEND objects $<TARGET_OBJECTS:flute_${part}>)
 endforeach()
 add_library(flute_shared SHARED ${objects})

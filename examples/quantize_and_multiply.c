@@ -38,7 +38,7 @@ int main(void) {
     check(flute_packed_get_view(packed, &view));
     const flute_packed_view* segments[] = {&view};
     flute_matrix* matrix;
-    check(flute_matrix_create((flute_device){FLUTE_CPU, 0}, segments, 1, NULL, &matrix));
+    check(flute_matrix_create((flute_device){FLUTE_CPU, 0}, FLUTE_F32, segments, 1, NULL, &matrix));
     const flute_gemm_args gemm = {.size = sizeof(gemm), .m = 1, .x = x, .y = y, .dtype = FLUTE_F32};
     check(flute_gemm(matrix, &gemm));
 

@@ -17,7 +17,7 @@ double relative_error(const std::vector<float>& weight, const flute::Codebook& c
   const flute::PackedMatrix packed =
       flute::quantize_rtn(weight.data(), flute::DType::kF32, kN, kK, codebook, options, &threads);
   const flute::PackedView view = packed.view();
-  const flute::Matrix matrix = flute::Matrix::from_packed({}, {&view, 1}, &threads);
+  const flute::Matrix matrix = flute::Matrix::from_packed({}, {&view, 1}, {.threads = &threads});
 
   const std::vector<float> x(kK, 1.0f);
   std::vector<float> y(kN);

@@ -11,6 +11,8 @@ enum class ErrorCode {
   kIo = 3,               ///< the operating system refused a file operation
   kUnsupported = 4,      ///< well-formed, but this build or backend cannot do it
   kInternal = 5,         ///< a defect of this library
+  kOutOfMemory = 6,      ///< a device has too little memory left (the host: std::bad_alloc)
+  kDevice = 7,           ///< a device or its driver refused an operation
 };
 
 /// The one exception type of the library. The message is one line that names what was wrong, what was expected and

@@ -46,7 +46,8 @@ enum {
   FLUTE_IO = 3,               /* the operating system refused a file operation */
   FLUTE_UNSUPPORTED = 4,      /* well-formed, but this build or device cannot do it */
   FLUTE_INTERNAL = 5,         /* a defect of this library */
-  FLUTE_OUT_OF_MEMORY = 6
+  FLUTE_OUT_OF_MEMORY = 6,
+  FLUTE_DEVICE = 7 /* a device or its driver refused an operation */
 };
 
 /* Why the last failed call of this thread failed; "" when none did. Valid until this thread's next failing call. */
@@ -151,9 +152,14 @@ typedef struct flute_matrix flute_matrix;
 
 /* Copies 1 to 4 packed matrices into the device's own layout, stacked along n (as q, k and v of an attention layer
  * are). They share k, bits and group size; each keeps its own codebook; n of all but the last must be a multiple of 32.
- * FLUTE_UNSUPPORTED when this build has no such device or the device cannot take the format. */
-flute_status flute_matrix_create(flute_device device, const flute_packed_view* const* segments, int32_t segment_count,
-                                 flute_threads* threads, flute_matrix** matrix);
+ * FLUTE_UNSUPPORTED when this build has no such device or the device cannot take the format: CUDA takes 2, 3 and 4 bits
+ * with one codebook a segment and no offsets.
+ * dtype: CUDA: of the activations, FLUTE_F16 or FLUTE_BF16; codebooks and scales are kept rounded to it, and flute_gemm
+ * takes no other. The CPU takes every dtype and ignores it.
+ * CUDA: the buffers may lie in host memory or on the device itself, each for itself; on return they have been read.
+ * Data that a kernel writes must be complete, or in the order of the legacy default stream. */
+flute_status flute_matrix_create(flute_device device, flute_dtype dtype, const flute_packed_view* const* segments,
+                                 int32_t segment_count, flute_threads* threads, flute_matrix** matrix);
 void flute_matrix_destroy(flute_matrix* matrix);
 
 typedef struct flute_matrix_info {
@@ -168,7 +174,9 @@ typedef struct flute_matrix_info {
 /* Fills *info, whose `size` is set. */
 flute_status flute_matrix_get_info(const flute_matrix* matrix, flute_matrix_info* info);
 
-/* Segment `segment` (0 .. segment_count-1) in the packed layout again, exactly as it was. */
+/* Segment `segment` (0 .. segment_count-1) in the packed layout again, in host memory: codes and codebook exactly, and
+ * the CPU's scales too. CUDA gives the scales that it holds, of the matrix's dtype: the same values where they were
+ * given in that dtype. */
 flute_status flute_matrix_to_packed(const flute_matrix* matrix, int32_t segment, flute_packed** packed);
 
 typedef struct flute_gemm_args {
@@ -180,21 +188,31 @@ typedef struct flute_gemm_args {
   int64_t ldy;            /* elements from row to row of y, >= n; 0 means n */
   const void* bias;       /* [n] of `dtype`, or NULL */
   flute_dtype dtype;      /* of x, y and bias */
+  int32_t flags;          /* 0, or FLUTE_NO_DEPENDENT_LAUNCH */
   flute_threads* threads; /* CPU */
   void* stream;           /* CUDA: a cudaStream_t; the call is asynchronous on it */
-  void* workspace;        /* CUDA: see flute_workspace_init; one per stream */
+  void* workspace;        /* CUDA: see flute_workspace_init; never for two streams at a time */
   size_t workspace_bytes;
 } flute_gemm_args;
 
+/* CUDA, compute capability 9.0 and later: a multiply starts while the stream's previous kernel is ending (programmatic
+ * dependent launch) and fetches weights meanwhile; x, y, bias and workspace are not touched before it has ended. This
+ * flag switches that off. */
+enum { FLUTE_NO_DEPENDENT_LAUNCH = 1 };
+
 /* Y = X * W^T (+ bias) on the matrix's device, for any m >= 0. Table and scale are rounded to `dtype`, sums are fp32
- * and rounded once. The same call gives the same bits, whatever the number of threads. */
+ * and rounded once. The same call gives the same bits, whatever the number of threads.
+ * CUDA: x, y and bias lie in device or managed memory of the matrix's device; x is 16-byte aligned and ldx a multiple
+ * of
+ * 8. The call neither allocates nor synchronises and may be captured in a graph from the first one on; everything that
+ * can be refused is, before anything is launched. */
 flute_status flute_gemm(const flute_matrix* matrix, const flute_gemm_args* args);
 
 /* Bytes of workspace that flute_gemm needs for m tokens: a pure function; 0 on the CPU. */
 flute_status flute_gemm_workspace_bytes(const flute_matrix* matrix, int64_t m, flute_dtype dtype, size_t* bytes);
 
-/* Makes a workspace ready, once, before its first use; every multiply leaves it ready. The CPU needs none: nothing is
- * done there. */
+/* Makes a workspace of the device ready, once, before its first use; every multiply leaves it ready. Asynchronous on
+ * `stream`. The CPU needs none: nothing is done there. */
 flute_status flute_workspace_init(flute_device device, void* workspace, size_t bytes, void* stream);
 
 /* ------------------------------------------------------------------------------------------------------ checkpoints */
@@ -217,7 +235,7 @@ const char* flute_checkpoint_layer_name(const flute_checkpoint* checkpoint, int6
 flute_status flute_checkpoint_get_layer(const flute_checkpoint* checkpoint, const char* layer, flute_packed_view* view);
 
 /* flute_matrix_create of 1 to 4 layers by name. The matrix does not need the checkpoint afterwards. */
-flute_status flute_checkpoint_load_matrix(const flute_checkpoint* checkpoint, flute_device device,
+flute_status flute_checkpoint_load_matrix(const flute_checkpoint* checkpoint, flute_device device, flute_dtype dtype,
                                           const char* const* layers, int32_t layer_count, flute_threads* threads,
                                           flute_matrix** matrix);
 

@@ -19,14 +19,25 @@ struct Device {
   friend bool operator==(const Device&, const Device&) = default;
 };
 
+/// What a matrix is made for and with.
+struct MatrixOptions {
+  /// CUDA: of the activations, fp16 or bf16. The device keeps codebooks and scales rounded to it, and gemm takes no
+  /// other. The CPU takes every dtype and ignores this.
+  DType dtype = DType::kF16;
+  ThreadPool* threads = nullptr;  ///< CPU; null: the calling thread alone
+};
+
 /// A quantized matrix made ready (tiled) for one device: up to 4 layers stacked along N, each with a codebook of its
 /// own; bits and group size common to all; inner boundaries at multiples of 32 rows.
 /// Immutable after construction, so any number of threads may multiply with it.
 class Matrix {
  public:
   /// Copies the segments into the device's layout. Throws kInvalidArgument on bad or incompatible segments,
-  /// kUnsupported when the device or this build cannot take them.
-  static Matrix from_packed(Device device, std::span<const PackedView> segments, ThreadPool* threads = nullptr);
+  /// kUnsupported when the device or this build cannot take them: CUDA takes 2, 3 and 4 bits with one codebook a
+  /// segment and no offsets. CUDA: codes, scales and codebooks may lie in host memory or on the device itself, each for
+  /// itself; on return they have been read. Data that a kernel writes must be complete, or in the order of the legacy
+  /// default stream.
+  static Matrix from_packed(Device device, std::span<const PackedView> segments, const MatrixOptions& options = {});
 
   Matrix(Matrix&&) noexcept;
   Matrix& operator=(Matrix&&) noexcept;
@@ -40,7 +51,8 @@ class Matrix {
   int segment_count() const;
   size_t bytes() const;  ///< memory held on the device
 
-  /// The segment's packed layout again, exactly.
+  /// The segment's packed layout again, in host memory: codes and codebook exactly, and the CPU's scales too. CUDA
+  /// gives the scales that it holds, of the matrix's dtype: the same values where they were given in that dtype.
   PackedMatrix to_packed(int segment) const;
 
   struct Impl;  ///< backend's own
@@ -51,7 +63,8 @@ class Matrix {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Y[m, n] = X[m, k] * W[n, k]^T (+ bias[n]). Row-major; leading dimensions in elements.
+/// Y[m, n] = X[m, k] * W[n, k]^T (+ bias[n]). Row-major; leading dimensions in elements. CUDA: x, y and bias lie in
+/// device or managed memory of the matrix's device; x is 16-byte aligned and ldx a multiple of 8.
 struct GemmArgs {
   int64_t m = 0;               ///< tokens; 0 is a no-op
   const void* x = nullptr;     ///< [m, k], `dtype`
@@ -62,19 +75,28 @@ struct GemmArgs {
   DType dtype = DType::kF32;   ///< of x, y and bias
 };
 
-/// What a call runs with. The CPU uses `threads` (null: the calling thread alone); CUDA uses `stream` and `workspace`.
+/// What a call runs with. The CPU uses `threads` (null: the calling thread alone); CUDA uses the others.
 struct Execution {
   ThreadPool* threads = nullptr;
-  void* stream = nullptr;  ///< cudaStream_t
-  void* workspace = nullptr;
+  void* stream = nullptr;     ///< cudaStream_t
+  void* workspace = nullptr;  ///< gemm_workspace_bytes, made ready by workspace_init; never for two streams at a time
   size_t workspace_bytes = 0;
+  /// Start while the stream's previous kernel is ending (programmatic dependent launch, compute capability 9.0 and
+  /// later): weights are fetched meanwhile; x, y, bias and workspace are not touched before it has ended.
+  bool dependent_launch = true;
 };
 
-/// Bytes of workspace that gemm needs for m tokens (0 on the CPU).
+/// Bytes of workspace that gemm needs for m tokens: a pure function; 0 on the CPU.
 size_t gemm_workspace_bytes(const Matrix& matrix, int64_t m, DType dtype);
+
+/// Makes a workspace of the device ready, once, before its first use; every multiply leaves it ready. Asynchronous on
+/// `stream` (a cudaStream_t). Nothing to do on the CPU.
+void workspace_init(Device device, void* workspace, size_t bytes, void* stream = nullptr);
 
 /// Multiplies. Table and scale are rounded to `dtype`, sums are fp32, one rounding at the end (docs/format.md,
 /// "value"). The same call gives the same bits, whatever the number of threads.
+/// CUDA: asynchronous on the stream; neither allocates nor synchronises, and may be captured in a graph from the first
+/// call on. Everything that can be refused is, with kInvalidArgument, before anything is launched.
 void gemm(const Matrix& matrix, const GemmArgs& args, const Execution& execution = {});
 
 }  // namespace flute

@@ -43,7 +43,7 @@ flute_status flute_checkpoint_get_layer(const flute_checkpoint* checkpoint, cons
   });
 }
 
-flute_status flute_checkpoint_load_matrix(const flute_checkpoint* checkpoint, flute_device device,
+flute_status flute_checkpoint_load_matrix(const flute_checkpoint* checkpoint, flute_device device, flute_dtype dtype,
                                           const char* const* layers, int32_t layer_count, flute_threads* threads,
                                           flute_matrix** matrix) {
   return guard(__func__, [&] {
@@ -59,7 +59,8 @@ flute_status flute_checkpoint_load_matrix(const flute_checkpoint* checkpoint, fl
       require(layers[i], fmt::format("layers[{}]", i));
       views.push_back(checkpoint->checkpoint.packed_layer(layers[i]));
     }
-    *matrix = make_handle<flute_matrix>(Matrix::from_packed(to_device(device), views, to_pool(threads)));
+    *matrix = make_handle<flute_matrix>(
+        Matrix::from_packed(to_device(device), views, {to_dtype(dtype, "dtype"), to_pool(threads)}));
   });
 }
 

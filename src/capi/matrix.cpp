@@ -25,8 +25,8 @@ void flute_threads_destroy(flute_threads* threads) { delete threads; }
 
 int32_t flute_threads_size(const flute_threads* threads) { return threads == nullptr ? 1 : threads->pool.size(); }
 
-flute_status flute_matrix_create(flute_device device, const flute_packed_view* const* segments, int32_t segment_count,
-                                 flute_threads* threads, flute_matrix** matrix) {
+flute_status flute_matrix_create(flute_device device, flute_dtype dtype, const flute_packed_view* const* segments,
+                                 int32_t segment_count, flute_threads* threads, flute_matrix** matrix) {
   return guard(__func__, [&] {
     require(matrix, "matrix");
     require(segments, "segments");
@@ -38,7 +38,8 @@ flute_status flute_matrix_create(flute_device device, const flute_packed_view* c
     for (int32_t i = 0; i < segment_count; ++i) {
       views.push_back(to_packed_view(segments[i], fmt::format("segments[{}]", i)));
     }
-    *matrix = make_handle<flute_matrix>(Matrix::from_packed(to_device(device), views, to_pool(threads)));
+    *matrix = make_handle<flute_matrix>(
+        Matrix::from_packed(to_device(device), views, {to_dtype(dtype, "dtype"), to_pool(threads)}));
   });
 }
 
@@ -85,11 +86,15 @@ flute_status flute_gemm(const flute_matrix* matrix, const flute_gemm_args* given
     gemm_args.ldy = args.ldy;
     gemm_args.bias = args.bias;
     gemm_args.dtype = to_dtype(args.dtype, "args.dtype");
+    if ((args.flags & ~FLUTE_NO_DEPENDENT_LAUNCH) != 0) {
+      fail(ErrorCode::kUnsupported, "args.flags: expected 0 or FLUTE_NO_DEPENDENT_LAUNCH (1), found {}", args.flags);
+    }
     Execution execution;
     execution.threads = to_pool(args.threads);
     execution.stream = args.stream;
     execution.workspace = args.workspace;
     execution.workspace_bytes = args.workspace_bytes;
+    execution.dependent_launch = (args.flags & FLUTE_NO_DEPENDENT_LAUNCH) == 0;
     gemm(matrix->matrix, gemm_args, execution);
   });
 }
@@ -102,13 +107,10 @@ flute_status flute_gemm_workspace_bytes(const flute_matrix* matrix, int64_t m, f
   });
 }
 
-flute_status flute_workspace_init(flute_device device, void* workspace, size_t bytes, void* /*stream*/) {
+flute_status flute_workspace_init(flute_device device, void* workspace, size_t bytes, void* stream) {
   return guard(__func__, [&] {
     if (bytes > 0) require(workspace, "workspace");
-    if (to_device(device).kind != Device::Kind::kCpu) {
-      fail(ErrorCode::kUnsupported, "device: expected the CPU, the only one of this build, found CUDA {}",
-           device.index);
-    }
+    workspace_init(to_device(device), workspace, bytes, stream);
   });
 }
 

@@ -1,11 +1,15 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
+#include <cinttypes>
+#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 #include <vector>
+
+#include "cli/bench.hpp"
 
 #include "cli/command.hpp"
 #include "cli/options.hpp"
@@ -20,17 +24,6 @@
 
 namespace flute::cli {
 namespace {
-
-struct Options {
-  std::string device = "cpu", codebook = "nf";
-  std::vector<std::string> shapes = {"6144x4096", "4096x4096", "28672x4096", "4096x14336"};  // Llama-3-8B, fused
-  std::vector<int64_t> tokens = {1, 16, 512};
-  std::vector<int> bits = {4, 3, 2};
-  int64_t group_size = 64;
-  DType dtype = DType::kF32;
-  int threads = 0;
-  bool json = false;
-};
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
@@ -48,15 +41,6 @@ size_t rotation_bytes() {
   memory = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
 #endif
   return std::min(4 * cache, memory / 8);
-}
-
-PackedMatrix random_matrix(int64_t n, int64_t k, const Options& options, int bits) {
-  std::mt19937_64 random(1);
-  PackedMatrix matrix = allocate_packed(n, k, options.group_size, DType::kF16, named_codebook(options.codebook, bits));
-  for (uint32_t& word : matrix.codes) word = static_cast<uint32_t>(random());
-  const size_t scales = matrix.scales.size() / 2;
-  for (size_t i = 0; i < scales; ++i) store_from_f32(matrix.scales.data(), DType::kF16, i, 0.01f);
-  return matrix;
 }
 
 /// Reads `bytes` from `data` once, a part for each thread.
@@ -112,51 +96,44 @@ Figures measure(const std::vector<Matrix>& matrices, const cpu::Buffer& plain, s
   return {median(times), median(floors), fractions.empty() ? 0 : median(fractions)};
 }
 
-void show(const Options& options, int64_t n, int64_t k, int64_t m, int bits, const Figures& figures, int threads) {
+void show(const BenchOptions& options, const BenchShape& shape, int64_t m, int bits, const Figures& figures,
+          int threads) {
   if (!options.json) {
-    print("{:>6} x {:<6} {} bits  m {:<5} {:>10.3f} ms  floor {:>8.3f} ms  {:>5.2f} of the floor", n, k, bits, m,
-          figures.seconds * 1e3, figures.floor_seconds * 1e3, figures.floor_seconds / figures.seconds);
+    print("{:>6} x {:<6} {} bits  m {:<5} {:>10.3f} ms  floor {:>8.3f} ms  {:>5.2f} of the floor", shape.n, shape.k,
+          bits, m, figures.seconds * 1e3, figures.floor_seconds * 1e3, figures.floor_seconds / figures.seconds);
     if (figures.peak_fraction > 0) print("  {:.2f} of peak", figures.peak_fraction);
     print("\n");
   } else {
-    nlohmann::ordered_json json;
-    json["shape"] = {{"n", n}, {"k", k}, {"m", m}};
-    json["format"] = {{"bits", bits},
-                      {"group_size", options.group_size},
-                      {"codebook", options.codebook},
-                      {"dtype", dtype_name(options.dtype)}};
-    json["device"] = options.device;
+    nlohmann::ordered_json json = bench_line(options, shape, m, bits);
     json["target"] = cpu::kernels().name;
     json["threads"] = threads;
     json["seconds"] = figures.seconds;
     json["floor_seconds"] = figures.floor_seconds;
     if (figures.peak_fraction > 0) json["peak_fraction"] = figures.peak_fraction;
-    print("{}\n", json.dump());
+    print_json(json, JsonStyle::kOneLine);
   }
   flush_out();
 }
 
-int run(const Options& options) {
-  if (options.device != "cpu") throw UsageError("--device: expected cpu, found '" + options.device + "'");
+int run(const BenchOptions& options) {
+  if (options.plan) throw UsageError("--plan: expected --device cuda, found '" + options.device + "'");
   ThreadPool pool(options.threads);
   for (const std::string& text : options.shapes) {
-    int64_t n = 0, k = 0;
-    char end = 0;
-    if (std::sscanf(text.c_str(), "%ldx%ld%c", &n, &k, &end) != 2 || n < 1 || k < 32 || k % 32 != 0) {
-      throw UsageError("--shape: expected NxK with K a multiple of 32, found '" + text + "'");
-    }
+    const BenchShape shape = parse_shape(text);
     for (const int bits : options.bits) {
-      const PackedMatrix packed = random_matrix(n, k, options, bits);
+      const PackedMatrix packed = random_matrix(shape, options, bits);
       const PackedView view = packed.view();
       const size_t bytes = view.bytes();
       const size_t copies = std::clamp<size_t>(rotation_bytes() / bytes + 1, 2, 4096);
       if (is_terminal(stderr))
         note("{} at {} bits: {} matrices of {:.1f} MB", text, bits, copies, 1e-6 * static_cast<double>(bytes));
       std::vector<Matrix> matrices;
-      for (size_t i = 0; i < copies; ++i) matrices.push_back(Matrix::from_packed(Device{}, {&view, 1}, &pool));
+      for (size_t i = 0; i < copies; ++i) {
+        matrices.push_back(Matrix::from_packed(Device{}, {&view, 1}, {.threads = &pool}));
+      }
       const cpu::Buffer plain(copies * bytes);
       for (const int64_t m : options.tokens) {
-        show(options, n, k, m, bits, measure(matrices, plain, bytes, m, options.dtype, pool), pool.size());
+        show(options, shape, m, bits, measure(matrices, plain, bytes, m, options.dtype, pool), pool.size());
       }
     }
   }
@@ -165,28 +142,73 @@ int run(const Options& options) {
 
 }  // namespace
 
+BenchShape parse_shape(const std::string& text) {
+  BenchShape shape;
+  char end = 0;
+  if (std::sscanf(text.c_str(), "%" SCNd64 "x%" SCNd64 "%c", &shape.n, &shape.k, &end) != 2 || shape.n < 1 ||
+      shape.k < 32 || shape.k % 32 != 0) {
+    throw UsageError("--shape: expected NxK with K a multiple of 32, found '" + text + "'");
+  }
+  return shape;
+}
+
+PackedMatrix random_matrix(const BenchShape& shape, const BenchOptions& options, int bits) {
+  std::mt19937_64 random(1);
+  PackedMatrix matrix =
+      allocate_packed(shape.n, shape.k, options.group_size, DType::kF16, named_codebook(options.codebook, bits));
+  for (uint32_t& word : matrix.codes) word = static_cast<uint32_t>(random());
+  const size_t scales = matrix.scales.size() / 2;
+  for (size_t i = 0; i < scales; ++i) store_from_f32(matrix.scales.data(), DType::kF16, i, 0.01f);
+  return matrix;
+}
+
+nlohmann::ordered_json bench_line(const BenchOptions& options, const BenchShape& shape, int64_t m, int bits) {
+  nlohmann::ordered_json json;
+  json["shape"] = {{"n", shape.n}, {"k", shape.k}};
+  if (m != 0) json["shape"]["m"] = m;
+  json["format"] = {{"bits", bits},
+                    {"group_size", options.group_size},
+                    {"codebook", options.codebook},
+                    {"dtype", dtype_name(options.dtype)}};
+  json["device"] = options.device;
+  return json;
+}
+
 void add_bench(CLI::App& app, Command& chosen) {
-  auto options = std::make_shared<Options>();
+  auto options = std::make_shared<BenchOptions>();
   CLI::App* command = app.add_subcommand("bench", "Time the multiply against the floor: reading the same bytes once");
-  command->add_option("--device", options->device, "Where to multiply (default cpu)")->type_name("cpu");
+  command->add_option("--device", options->device, "Where to multiply: cpu, or cuda, cuda:1 ... (default cpu)")
+      ->type_name("DEVICE");
   command->add_option("--shape", options->shapes, "Weights' shape, repeatable (default: Llama-3-8B's)")
       ->type_name("NxK");
-  command->add_option("--m", options->tokens, "Tokens, a list (default 1,16,512)")
-      ->delimiter(',')
-      ->check(CLI::Range(1, 65536));
+  CLI::Option* const tokens =
+      command->add_option("--m", options->tokens, "Tokens, a list (default 1,16,512; cuda: 1,8,16,32,64)")
+          ->delimiter(',')
+          ->check(CLI::Range(1, 65536));
   command->add_option("--bits", options->bits, "Bits, a list (default 4,3,2)")->delimiter(',')->check(CLI::Range(2, 8));
   command->add_option("--group-size", options->group_size, "Weights that share a scale (default 64)");
-  add_dtype(*command, "--dtype", options->dtype, "Type of the activations (default fp32)");
+  add_dtype(*command, "--dtype", options->dtype, "Type of the activations; cuda has fp16 (its default) and bf16");
+  command->add_flag("--plan", options->plan, "cuda: print the plan of each multiply instead; needs no GPU");
   add_threads(*command, options->threads);
   add_json(*command, options->json);
   command->footer(
       "Matrices rotate over more than four last-level caches (or an eighth of the memory). With --json one object a\n"
-      "line: shape, format, median seconds, floor_seconds, and from 64 tokens on peak_fraction: the share of this\n"
-      "machine's fp32 peak, independent multiply-adds in registers, measured by turns with the multiply.\n"
-      "FLUTE_CPU_TARGET=avx512|avx2|sse4|base chooses the instruction set.\n\n"
-      "Example:\n"
-      "  flute bench --shape 4096x14336 --m 1,512 --bits 4");
-  command->callback([options, &chosen] { chosen = [options] { return run(*options); }; });
+      "line: shape, format, median seconds, floor_seconds, and on the CPU from 64 tokens on peak_fraction: the share "
+      "of\n"
+      "this machine's fp32 peak, independent multiply-adds in registers, measured by turns with the multiply.\n"
+      "FLUTE_CPU_TARGET=avx512|avx2|sse4|base chooses the CPU's instruction set.\n"
+      "CUDA replays graphs of launches; cublas_seconds is a plain matrix's time where libcublas is found,\n"
+      "plain_launch_seconds the time without programmatic dependent launch.\n\n"
+      "Examples:\n"
+      "  flute bench --shape 4096x14336 --m 1,512 --bits 4\n"
+      "  flute bench --device cuda --m 1,16 --dtype bf16");
+  command->callback([options, command, tokens, &chosen] {
+    const bool cpu = parse_device(options->device) == Device{};
+    if (tokens->empty())
+      options->tokens = cpu ? std::vector<int64_t>{1, 16, 512} : std::vector<int64_t>{1, 8, 16, 32, 64};
+    if (!cpu && command->get_option("--dtype")->empty()) options->dtype = DType::kF16;
+    chosen = [options, cpu] { return cpu ? run(*options) : bench_cuda(*options); };
+  });
 }
 
 }  // namespace flute::cli

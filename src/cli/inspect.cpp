@@ -8,6 +8,7 @@
 
 #include "base/fail.hpp"
 #include "cli/command.hpp"
+#include "cli/inspect_device.hpp"
 #include "cli/layer_detail.hpp"
 #include "cli/layers.hpp"
 #include "cli/options.hpp"
@@ -22,7 +23,7 @@ namespace flute::cli {
 namespace {
 
 struct Options {
-  std::string path, layer, against;
+  std::string path, layer, against, device;
   int threads = 0;
   bool json = false;
 };
@@ -94,14 +95,20 @@ int run(const Options& options) {
   ThreadPool threads(options.threads);
   std::optional<std::filesystem::path> against;
   if (!options.against.empty()) against = options.against;
+  std::optional<Device> device;
+  if (!options.device.empty()) device = parse_device(options.device);
   io::CheckpointReport report;
   {
     ProgressBar bar("compare");
     report = io::inspect_checkpoint(options.path, against, &threads, bar.observer());
   }
   if (!options.layer.empty()) return show_layer(options, std::move(report));
+  std::optional<DeviceReport> on_device;
+  if (device) on_device = inspect_on_device(io::Checkpoint::open(options.path), *device, options.device);
   if (options.json) {
-    print_json(report_json(report));
+    nlohmann::ordered_json json = report_json(report);
+    if (on_device) json["on_device"] = device_json(*on_device);
+    print_json(json);
     return 0;
   }
   print_table(layer_table(report));
@@ -109,6 +116,7 @@ int run(const Options& options) {
   if (quantized > 0) {
     print("\n{} quantized layers at {:.3f} bits/weight\n", quantized, report.quantized_bits_per_weight);
   }
+  if (on_device) print_device_report(*on_device);
   return 0;
 }
 
@@ -120,12 +128,19 @@ void add_inspect(CLI::App& app, Command& chosen) {
   command->add_option("path", options->path, "Checkpoint folder or .safetensors file, quantized or not")
       ->required()
       ->type_name("PATH");
-  command->add_option("--layer", options->layer, "Only this layer: its table, scales and how often each code occurs")
-      ->type_name("NAME");
+  CLI::Option* const layer =
+      command
+          ->add_option("--layer", options->layer, "Only this layer: its table, scales and how often each code occurs")
+          ->type_name("NAME");
   command
       ->add_option("--against", options->against,
                    "The original checkpoint: also show each layer's relative error ||W - Wq|| / ||W||")
       ->type_name("ORIGINAL");
+  command
+      ->add_option("--device", options->device,
+                   "cpu, cuda or cuda:N: also load every quantized layer there, and tell which it cannot take")
+      ->excludes(layer)
+      ->type_name("DEVICE");
   add_threads(*command, options->threads);
   add_json(*command, options->json);
   command->footer(

@@ -34,6 +34,19 @@ void add_dtype(CLI::App& command, const std::string& name, DType& dtype, const s
       ->type_name("DTYPE");
 }
 
+Device parse_device(const std::string& text) {
+  if (text == "cpu") return {};
+  Device device{Device::Kind::kCuda, 0};
+  if (text == "cuda") return device;
+  constexpr std::string_view kNumbered = "cuda:";
+  if (text.starts_with(kNumbered)) {
+    const char* const end = text.data() + text.size();
+    const auto [stopped, error] = std::from_chars(text.data() + kNumbered.size(), end, device.index);
+    if (error == std::errc() && stopped == end && device.index >= 0) return device;
+  }
+  throw UsageError(fmt::format("--device: expected cpu, cuda or cuda:N, found '{}'", text));
+}
+
 std::pair<std::string, int> parse_layer_bits(const std::string& text) {
   const size_t equals = text.rfind('=');
   int bits = 0;

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "flute/dtype.hpp"
+#include "flute/gemm.hpp"
 #include "io/pipelines.hpp"
 
 namespace CLI {
@@ -19,6 +20,8 @@ void add_json(CLI::App& command, bool& json);
 /// `name fp16|bf16|fp32`, `dtype` holding the default.
 void add_dtype(CLI::App& command, const std::string& name, DType& dtype, const std::string& description);
 
+/// `cpu`, `cuda` or `cuda:N` of --device; throws UsageError.
+Device parse_device(const std::string& text);
 /// `REGEX=N` of --layer-bits; throws UsageError.
 std::pair<std::string, int> parse_layer_bits(const std::string& text);
 /// Throws UsageError unless `text` is a regular expression (ECMAScript).

@@ -1,8 +1,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "base/checked.hpp"
-#include "base/fail.hpp"
+#include "backend/arguments.hpp"
 #include "cpu/buffer.hpp"
 #include "cpu/weights.hpp"
 #include "flute/threads.hpp"
@@ -168,26 +167,9 @@ Weights::Weights(std::span<const int64_t> segment_rows, int64_t k) : k_(k) {
 }
 
 void multiply(const Weights& weights, const GemmArgs& args, ThreadPool* threads) {
-  const int64_t n = weights.n(), k = weights.k();
-  Call call{weights, kernels(), args};
-  if (args.m < 0) fail(ErrorCode::kInvalidArgument, "gemm: expected m >= 0, found {}", args.m);
-  if (args.dtype > DType::kBF16) {
-    fail(ErrorCode::kInvalidArgument, "gemm: expected dtype fp32, fp16 or bf16, found {}",
-         static_cast<int>(args.dtype));
-  }
-  if (args.ldx == 0) call.args.ldx = k;
-  if (args.ldy == 0) call.args.ldy = n;
-  if (call.args.ldx < k) fail(ErrorCode::kInvalidArgument, "gemm: expected ldx >= k = {}, found {}", k, args.ldx);
-  if (call.args.ldy < n) fail(ErrorCode::kInvalidArgument, "gemm: expected ldy >= n = {}, found {}", n, args.ldy);
-  if (args.m == 0 || n == 0) return;
-  if (args.x == nullptr || args.y == nullptr) {
-    fail(ErrorCode::kInvalidArgument, "gemm: expected x and y, found null for {}", args.x == nullptr ? "x" : "y");
-  }
-  const auto products = checked_mul(n * k, args.m);
-  if (!products || !checked_mul(call.args.ldx, args.m * 4) || !checked_mul(call.args.ldy, args.m * 4)) {
-    fail(ErrorCode::kInvalidArgument, "gemm: m = {} is more than n = {}, k = {} allow", args.m, n, k);
-  }
-  if (*products < kAloneLimit) threads = nullptr;
+  const Call call{weights, kernels(), checked_arguments(args, weights.n(), weights.k())};
+  if (args.m == 0 || weights.n() == 0) return;
+  if (weights.n() * weights.k() * args.m < kAloneLimit) threads = nullptr;
   if (args.m <= kDecodeLimit && weights.decodes(call.set)) {
     decode_tokens(call, threads);
   } else {

@@ -58,7 +58,7 @@ std::vector<View> views_of(std::span<const Table> tables) {
 
 std::variant<Matrix, cpu::DenseMatrix> stack(std::span<const Table> tables, ThreadPool* threads) {
   if (std::holds_alternative<PackedView>(tables.front())) {
-    return Matrix::from_packed(Device{}, views_of<PackedView>(tables), threads);
+    return Matrix::from_packed(Device{}, views_of<PackedView>(tables), {.threads = threads});
   }
   return cpu::DenseMatrix(views_of<cpu::DenseView>(tables), threads);
 }

@@ -30,7 +30,7 @@ flute_status c_caller_multiply(const float* weight, int64_t n, int64_t k, const 
   }
   if (status == FLUTE_OK) status = flute_packed_get_view(packed, &view);
   if (status == FLUTE_OK) status = flute_dequantize(&view, 0, n, FLUTE_F32, dequantized);
-  if (status == FLUTE_OK) status = flute_matrix_create(cpu, segments, 1, threads, &matrix);
+  if (status == FLUTE_OK) status = flute_matrix_create(cpu, FLUTE_F32, segments, 1, threads, &matrix);
   if (status == FLUTE_OK) {
     flute_gemm_args args = {.size = sizeof(args)};
     args.m = m;

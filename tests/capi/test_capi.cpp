@@ -93,6 +93,8 @@ TEST(Capi, NumbersOfEnumerationsAreTheCppOnes) {
   EXPECT_EQ(FLUTE_IO, static_cast<int>(flute::ErrorCode::kIo));
   EXPECT_EQ(FLUTE_UNSUPPORTED, static_cast<int>(flute::ErrorCode::kUnsupported));
   EXPECT_EQ(FLUTE_INTERNAL, static_cast<int>(flute::ErrorCode::kInternal));
+  EXPECT_EQ(FLUTE_OUT_OF_MEMORY, static_cast<int>(flute::ErrorCode::kOutOfMemory));
+  EXPECT_EQ(FLUTE_DEVICE, static_cast<int>(flute::ErrorCode::kDevice));
   EXPECT_EQ(FLUTE_F32, static_cast<int>(flute::DType::kF32));
   EXPECT_EQ(FLUTE_F16, static_cast<int>(flute::DType::kF16));
   EXPECT_EQ(FLUTE_BF16, static_cast<int>(flute::DType::kBF16));
@@ -183,7 +185,7 @@ TEST(Capi, StackedMatrixKnowsItsSegments) {
   const flute_packed_view view_first = view_of(packed_first), view_second = view_of(packed_second);
   const flute_packed_view* segments[] = {&view_first, &view_second};
   flute_matrix* handle = nullptr;
-  ASSERT_EQ(flute_matrix_create(kCpu, segments, 2, nullptr, &handle), FLUTE_OK) << message();
+  ASSERT_EQ(flute_matrix_create(kCpu, FLUTE_F32, segments, 2, nullptr, &handle), FLUTE_OK) << message();
   const Owned<flute_matrix> matrix(handle);
 
   flute_matrix_info info = {};
@@ -218,9 +220,10 @@ TEST(Capi, MissingDeviceIsRefused) {
   const flute_packed_view view = view_of(packed);
   const flute_packed_view* segments[] = {&view};
   flute_matrix* matrix = nullptr;
-  EXPECT_ERROR(flute_matrix_create({FLUTE_CUDA, 0}, segments, 1, nullptr, &matrix), FLUTE_UNSUPPORTED, "CUDA");
-  EXPECT_ERROR(flute_matrix_create({7, 0}, segments, 1, nullptr, &matrix), FLUTE_INVALID_ARGUMENT, "7");
-  EXPECT_ERROR(flute_workspace_init({FLUTE_CUDA, 0}, nullptr, 0, nullptr), FLUTE_UNSUPPORTED, "CUDA");
+  EXPECT_ERROR(flute_matrix_create({FLUTE_CUDA, 4096}, FLUTE_F16, segments, 1, nullptr, &matrix), FLUTE_UNSUPPORTED,
+               "CUDA");
+  EXPECT_ERROR(flute_matrix_create({7, 0}, FLUTE_F16, segments, 1, nullptr, &matrix), FLUTE_INVALID_ARGUMENT, "7");
+  EXPECT_ERROR(flute_workspace_init({FLUTE_CUDA, 4096}, nullptr, 0, nullptr), FLUTE_UNSUPPORTED, "CUDA");
   EXPECT_EQ(matrix, nullptr);
 }
 
@@ -304,7 +307,7 @@ TEST(Capi, NullIsAnErrorEverywhereAndDestroyTakesIt) {
   EXPECT_ERROR(flute_packed_get_view(nullptr, &view), FLUTE_INVALID_ARGUMENT, "packed");
   EXPECT_ERROR(flute_quantize_rtn(nullptr, nullptr), FLUTE_INVALID_ARGUMENT, "args");
   EXPECT_ERROR(flute_dequantize(nullptr, 0, 1, FLUTE_F32, values), FLUTE_INVALID_ARGUMENT, "view");
-  EXPECT_ERROR(flute_matrix_create(kCpu, nullptr, 1, nullptr, nullptr), FLUTE_INVALID_ARGUMENT, "matrix");
+  EXPECT_ERROR(flute_matrix_create(kCpu, FLUTE_F32, nullptr, 1, nullptr, nullptr), FLUTE_INVALID_ARGUMENT, "matrix");
   EXPECT_ERROR(flute_matrix_get_info(nullptr, &info), FLUTE_INVALID_ARGUMENT, "matrix");
   EXPECT_ERROR(flute_matrix_to_packed(nullptr, 0, nullptr), FLUTE_INVALID_ARGUMENT, "matrix");
   EXPECT_ERROR(flute_gemm(nullptr, nullptr), FLUTE_INVALID_ARGUMENT, "matrix");
@@ -312,8 +315,8 @@ TEST(Capi, NullIsAnErrorEverywhereAndDestroyTakesIt) {
   EXPECT_ERROR(flute_workspace_init(kCpu, nullptr, 16, nullptr), FLUTE_INVALID_ARGUMENT, "workspace");
   EXPECT_ERROR(flute_checkpoint_open(nullptr, nullptr), FLUTE_INVALID_ARGUMENT, "path");
   EXPECT_ERROR(flute_checkpoint_get_layer(nullptr, "a", &view), FLUTE_INVALID_ARGUMENT, "checkpoint");
-  EXPECT_ERROR(flute_checkpoint_load_matrix(nullptr, kCpu, nullptr, 1, nullptr, nullptr), FLUTE_INVALID_ARGUMENT,
-               "checkpoint");
+  EXPECT_ERROR(flute_checkpoint_load_matrix(nullptr, kCpu, FLUTE_F32, nullptr, 1, nullptr, nullptr),
+               FLUTE_INVALID_ARGUMENT, "checkpoint");
   EXPECT_EQ(flute_threads_size(nullptr), 1);
   EXPECT_EQ(flute_checkpoint_layer_count(nullptr), 0);
   EXPECT_EQ(flute_checkpoint_layer_name(nullptr, 0), nullptr);
@@ -392,7 +395,8 @@ TEST_F(CapiCheckpoint, LayersOpenByName) {
 
   const char* layers[] = {"layer", "layer"};
   flute_matrix* matrix_handle = nullptr;
-  ASSERT_EQ(flute_checkpoint_load_matrix(handle, kCpu, layers, 2, nullptr, &matrix_handle), FLUTE_OK) << message();
+  ASSERT_EQ(flute_checkpoint_load_matrix(handle, kCpu, FLUTE_F32, layers, 2, nullptr, &matrix_handle), FLUTE_OK)
+      << message();
   const Owned<flute_matrix> matrix(matrix_handle);
   checkpoint.reset();  // the matrix stands on its own
   std::vector<float> identity(96 * 96), y(96 * 128);

@@ -1,0 +1,57 @@
+#include "cuda/measure/kernels.hpp"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+namespace flute::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// kUnroll independent 16-byte loads per thread and step.
+template <int kUnroll>
+__global__ void __launch_bounds__(kThreads) read_kernel(const uint4* data, size_t vectors, uint32_t* sink) {
+  uint32_t sum = 0;
+  const size_t step = static_cast<size_t>(gridDim.x) * kThreads * kUnroll;
+  for (size_t at = (static_cast<size_t>(blockIdx.x) * kUnroll) * kThreads + threadIdx.x; at < vectors; at += step) {
+    uint4 v[kUnroll];
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) {
+      v[i] = at + i * kThreads < vectors ? __ldg(data + at + i * kThreads) : make_uint4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) sum ^= v[i].x ^ v[i].y ^ v[i].z ^ v[i].w;
+  }
+  if (sum == 0x9e3779b9u) *sink = sum;  // so that nothing is optimised away
+}
+
+__global__ void __launch_bounds__(kThreads) fill_kernel(uint16_t* out, size_t count, DType dtype) {
+  for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < count; i += gridDim.x * size_t{kThreads}) {
+    uint64_t x = (i + 1) * 0x9e3779b97f4a7c15ull;  // splitmix64
+    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+    x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+    const float value = static_cast<float>((x ^ x >> 31) >> 40) * 0x1p-23f - 1;
+    out[i] =
+        dtype == DType::kF16 ? __half_as_ushort(__float2half(value)) : __bfloat16_as_ushort(__float2bfloat16(value));
+  }
+}
+
+}  // namespace
+
+cudaError_t read_once(const void* data, size_t bytes, int variant, int sm_count, uint32_t* sink, cudaStream_t stream) {
+  const auto* const vectors = static_cast<const uint4*>(data);
+  const size_t count = bytes / 16;
+  const auto blocks_for_all = static_cast<int>((count + 8 * kThreads - 1) / (8 * kThreads));
+  if (variant == 0) read_kernel<8><<<4 * sm_count, kThreads, 0, stream>>>(vectors, count, sink);
+  if (variant == 1) read_kernel<8><<<8 * sm_count, kThreads, 0, stream>>>(vectors, count, sink);
+  if (variant == 2) read_kernel<16><<<2 * sm_count, kThreads, 0, stream>>>(vectors, count, sink);
+  if (variant == 3) read_kernel<8><<<blocks_for_all, kThreads, 0, stream>>>(vectors, count, sink);
+  return cudaGetLastError();
+}
+
+cudaError_t fill_random(void* out, size_t count, DType dtype, cudaStream_t stream) {
+  fill_kernel<<<1024, kThreads, 0, stream>>>(static_cast<uint16_t*>(out), count, dtype);
+  return cudaGetLastError();
+}
+
+}  // namespace flute::cuda

@@ -1,0 +1,28 @@
+// Packed to tiled and back, on the device. All pointers are device pointers; calls are asynchronous on the stream.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "flute/dtype.hpp"
+
+namespace flute::cuda {
+
+// What `first_bad` of tile_scales holds when all is well.
+constexpr uint64_t kNoneBad = ~uint64_t{0};
+
+// Codes of `rows` rows, a packed [rows, k * bits / 32], to ceil(rows / 16) row groups of layout.hpp, padding included.
+cudaError_t tile_codes(int bits, const uint32_t* packed, int64_t rows, int k, void* tiled, cudaStream_t stream);
+// The inverse: padding is dropped.
+cudaError_t untile_codes(int bits, const void* tiled, int64_t rows, int k, uint32_t* packed, cudaStream_t stream);
+
+// Scales [rows, groups] of `source_dtype` to [ceil(rows / 16)][tiled_groups][16] of `dtype` (fp16 or bf16). Lowers
+// *first_bad to row * groups + group of the first scale that is not finite, `first_row` being added to the row.
+cudaError_t tile_scales(const void* scales, DType source_dtype, int64_t rows, int groups, int tiled_groups, DType dtype,
+                        void* tiled, uint64_t* first_bad, int64_t first_row, cudaStream_t stream);
+// The inverse: [rows, groups] of the tiled scales' dtype, 2 bytes each.
+cudaError_t untile_scales(const void* tiled, int64_t rows, int groups, int tiled_groups, void* scales,
+                          cudaStream_t stream);
+
+}  // namespace flute::cuda
