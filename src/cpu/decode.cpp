@@ -26,9 +26,9 @@ constexpr int vectors_for(int tokens) {
 #endif
 }
 
-// How far ahead the codes are fetched: 4 KB. Without, a core's own prefetchers stop at each page while four streams
-// share them: 1.32 ms instead of 1.19 (docs/cpu-kernels.md); 2 KB does as well, 8 KB does not.
-constexpr int64_t kPrefetchWords = 1024;
+// How far ahead the codes are fetched: 2 KB of each stream. A core's own prefetchers stop at each page (1.14 ms
+// without, 0.98 with: docs/cpu-kernels.md).
+constexpr int64_t kPrefetchWords = 512;
 
 /// Vectors past the last row compute that of the last vector again: y has room for a whole task.
 HWY_INLINE int64_t existing_row(int64_t row, int64_t rows) { return row < rows ? row : rows - kLanes; }
@@ -51,11 +51,23 @@ struct Sums {
   }
 };
 
+/// Fetches ahead, in step J of kSteps for a chunk, the share of its lines that falls to this step: all at once they
+/// would hold every fill buffer of the first-level cache, and the loads of x would wait for one.
+template <int kBits, int J, int kSteps, int kVectorCount>
+HWY_INLINE void prefetch_share(const uint32_t* const (&words)[kVectorCount]) {
+  constexpr int kVectorsOfBlock = static_cast<int>(kVectors) < kVectorCount ? static_cast<int>(kVectors) : kVectorCount;
+  constexpr int kLines = kVectorCount / kVectorsOfBlock * kBits;
+  for (int line = J * kLines / kSteps; line < (J + 1) * kLines / kSteps; ++line) {
+    hwy::Prefetch(words[line / kBits * kVectorsOfBlock] + kPrefetchWords + line % kBits * kBlockRows);
+  }
+}
+
 /// Adds x * value of code J and those after it in the chunk.
 template <int kBits, int J, int kVectorCount, int kTokens, class Table>
 HWY_INLINE void add_codes(const Table& table, const uint32_t* const (&words)[kVectorCount], const float* x, int64_t ldx,
                           Sums<kVectorCount, kTokens>& sums) {
   constexpr int kChain = J % Sums<kVectorCount, kTokens>::kChains;
+  prefetch_share<kBits, J, kChunk>(words);
   F value[kVectorCount];
   for (int v = 0; v < kVectorCount; ++v) value[v] = table(code_at<kBits, J>(words[v]));
   for (int t = 0; t < kTokens; ++t) {
@@ -92,6 +104,7 @@ template <int kBits, int J, int kVectorCount>
 HWY_INLINE void add_codes(const PairLookup& table, const uint32_t* const (&words)[kVectorCount], const float* x,
                           int64_t ldx, Sums<kVectorCount, 1>& sums) {
   const Floats d;
+  prefetch_share<kBits, J, kChunk / 2>(words);
   const F first = hn::Mul(hn::Set(d, x[2 * J]), table.first);
   const Lookup<2 * kBits> pairs(hn::MulAdd(hn::Set(d, x[2 * J + 1]), table.second, first));
   for (int v = 0; v < kVectorCount; ++v) {
@@ -110,7 +123,7 @@ void decode_vectors(const QuantizedTile& tile, int64_t row, int64_t rows, const 
   for (int v = 0; v < kVectorCount; ++v) {
     const int64_t r = existing_row(row + v * kLanes, rows), block = r / kBlockRows, within = r % kBlockRows;
     words[v] = tile.codes + block * tile.chunks * kBits * kBlockRows + within;
-    scales[v] = block * tile.groups * kBlockRows + within;
+    scales[v] = r;
     for (F& token : result[v]) token = hn::Zero(Floats());
   }
   Sums<kVectorCount, kTokens> sums;
@@ -119,15 +132,11 @@ void decode_vectors(const QuantizedTile& tile, int64_t row, int64_t rows, const 
     const int64_t end = chunk + tile.group_chunks < tile.chunks ? chunk + tile.group_chunks : tile.chunks;
     sums.clear();
     for (; chunk < end; ++chunk) {
-      for (int v = 0; v < kVectorCount; ++v) {
-        if (kVectors > 1 && (row + v * kLanes) % kBlockRows != 0) continue;
-        for (int w = 0; w < kBits; ++w) hwy::Prefetch(words[v] + kPrefetchWords + w * kBlockRows);
-      }
       add_codes<kBits, 0>(table, words, x + chunk * kChunk, ldx, sums);
       for (const uint32_t*& word : words) word += kBits * kBlockRows;
     }
     for (int v = 0; v < kVectorCount; ++v) {
-      const F scale = load_floats(tile.scales, tile.scale_dtype, scales[v] + g * kBlockRows);
+      const F scale = load_floats(tile.scales, tile.scale_dtype, scales[v] + g * tile.scale_stride);
       for (int t = 0; t < kTokens; ++t) result[v][t] = hn::MulAdd(sums.total(v, t), scale, result[v][t]);
     }
   }

@@ -25,7 +25,9 @@ using U = hn::Vec<Words>;
 constexpr int64_t kLanes = hn::MaxLanes(Floats());
 constexpr int64_t kVectors = kBlockRows / kLanes;  ///< that hold a block's rows
 
-/// Code `J` of a chunk in the low bits of each lane, with bits of its neighbours above.
+/// Code `J` of a chunk in the low bits of each lane, with bits of its neighbours above. One that begins with a byte is
+/// loaded from there instead of shifted down: the ports of shifts, permutes and multiply-adds are what limits decoding,
+/// those of loads are not, even where a load crosses a cache line.
 template <int kBits, int J>
 HWY_INLINE U code_at(const uint32_t* words) {
   constexpr int kBegin = J * kBits, kWord = kBegin / 32, kShift = kBegin % 32;
@@ -36,6 +38,8 @@ HWY_INLINE U code_at(const uint32_t* words) {
                   hn::ShiftLeft<32 - kShift>(hn::LoadU(d, word + kBlockRows)));
   } else if constexpr (kShift == 0) {
     return hn::LoadU(d, word);
+  } else if constexpr (kShift % 8 == 0 && kLanes > 1) {
+    return hn::LoadU(d, reinterpret_cast<const uint32_t*>(reinterpret_cast<const std::byte*>(word) + kShift / 8));
   } else {
     return hn::ShiftRight<kShift>(hn::LoadU(d, word));
   }

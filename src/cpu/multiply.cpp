@@ -1,5 +1,5 @@
 #include <algorithm>
-#include <cstring>
+#include <vector>
 
 #include "backend/arguments.hpp"
 #include "cpu/buffer.hpp"
@@ -66,6 +66,17 @@ struct Call {
 /// Tokens of the next pass over the codes: 8, 4, 2 or 1, rounded up where the rest is 3 or 5 to 7.
 int pass_tokens(int64_t left) { return left > 4 ? 8 : left > 2 ? 4 : static_cast<int>(left); }
 
+/// Where to cut `tasks` into runs that threads take as they come: each a part of what is left, down to a single task.
+/// Long runs read memory without a break, short ones at the end let all threads finish together.
+std::vector<int64_t> run_begins(int64_t tasks, int64_t threads) {
+  std::vector<int64_t> begins = {0};
+  while (begins.back() < tasks) {
+    const int64_t left = tasks - begins.back();
+    begins.push_back(begins.back() + std::max<int64_t>(1, left / (2 * threads)));
+  }
+  return begins;
+}
+
 void decode_tokens(const Call& call, ThreadPool* threads) {
   const int64_t k = call.weights.k(), m = call.args.m;
   int64_t padded = 0;
@@ -83,8 +94,7 @@ void decode_tokens(const Call& call, ThreadPool* threads) {
     std::fill(copy + m * ldx, copy + padded * ldx, 0.0f);
   }
   const float* x = in_place ? static_cast<const float*>(call.args.x) : copy;
-  const auto body = [&call, x, ldx](int64_t index) {
-    const Task& task = call.weights.tasks()[index];
+  const auto decode_task = [&call, x, ldx](const Task& task) {
     float sums[kMaxDecodeTokens * kTaskRows];
     for (int64_t begin = 0; begin < call.args.m;) {
       const int tokens = pass_tokens(call.args.m - begin);
@@ -93,7 +103,13 @@ void decode_tokens(const Call& call, ThreadPool* threads) {
       begin += tokens;
     }
   };
-  parallel_for(threads, static_cast<int64_t>(call.weights.tasks().size()), std::cref(body));
+  const std::span<const Task> tasks = call.weights.tasks();
+  const std::vector<int64_t> begins =
+      run_begins(static_cast<int64_t>(tasks.size()), threads == nullptr ? 1 : threads->size());
+  const auto body = [&](int64_t run) {
+    for (int64_t i = begins[run]; i < begins[run + 1]; ++i) decode_task(tasks[i]);
+  };
+  parallel_for(threads, static_cast<int64_t>(begins.size()) - 1, std::cref(body));
 }
 
 /// Tokens [begin, begin + count) as tiles [k / 256][tile][256][tile_tokens], the missing tokens of the last tile zero.

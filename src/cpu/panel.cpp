@@ -39,33 +39,38 @@ HWY_INLINE void dequantize_codes(const Lookup<kBits>& table, const uint32_t* wor
 }
 
 template <int kBits, class Table>
-void dequantize_block(const QuantizedTile& tile, int64_t begin, int64_t end, float* panel) {
-  for (int64_t within = 0; within < kBlockRows; within += kLanes) {
-    const Table table(tile.table + (tile.per_row_table ? within : 0));
+void dequantize_blocks(const QuantizedTile& tile, int64_t blocks, int64_t begin, int64_t end, float* panel) {
+  for (int64_t row = 0; row < blocks * kBlockRows; row += kLanes) {
+    const int64_t block = row / kBlockRows, within = row % kBlockRows;
+    const Table table(tile.table + (tile.per_row_table ? (block * kBlockRows << kBits) + within : 0));
+    const uint32_t* words = tile.codes + (block * tile.chunks + begin) * kBits * kBlockRows + within;
+    float* values = panel + block * (end - begin) * kChunk * kBlockRows + within;
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const F scale = load_floats(tile.scales, tile.scale_dtype, chunk / tile.group_chunks * kBlockRows + within);
-      const uint32_t* words = tile.codes + chunk * kBits * kBlockRows + within;
-      dequantize_codes<kBits>(table, words, scale, panel + (chunk - begin) * kChunk * kBlockRows + within);
+      const int64_t group = chunk / tile.group_chunks - begin / tile.group_chunks;
+      const F scale = load_floats(tile.scales, tile.scale_dtype, group * tile.scale_stride + row);
+      dequantize_codes<kBits>(table, words, scale, values);
+      words += kBits * kBlockRows;
+      values += kChunk * kBlockRows;
     }
   }
 }
 
 template <int kBits>
-void dequantize_bits(const QuantizedTile& tile, int64_t begin, int64_t end, float* panel) {
+void dequantize_bits(const QuantizedTile& tile, int64_t blocks, int64_t begin, int64_t end, float* panel) {
   if (tile.per_row_table) {
-    dequantize_block<kBits, Gather<kBits, true>>(tile, begin, end, panel);
+    dequantize_blocks<kBits, Gather<kBits, true>>(tile, blocks, begin, end, panel);
   } else if constexpr (kBits <= kPermuteBits) {
-    dequantize_block<kBits, Lookup<kBits>>(tile, begin, end, panel);
+    dequantize_blocks<kBits, Lookup<kBits>>(tile, blocks, begin, end, panel);
   } else {
-    dequantize_block<kBits, Gather<kBits, false>>(tile, begin, end, panel);
+    dequantize_blocks<kBits, Gather<kBits, false>>(tile, blocks, begin, end, panel);
   }
 }
 
-void dequantize(const QuantizedTile& tile, int64_t begin, int64_t end, float* panel) {
+void dequantize(const QuantizedTile& tile, int64_t blocks, int64_t begin, int64_t end, float* panel) {
   constexpr decltype(&dequantize_bits<1>) kByBits[] = {dequantize_bits<1>, dequantize_bits<2>, dequantize_bits<3>,
                                                        dequantize_bits<4>, dequantize_bits<5>, dequantize_bits<6>,
                                                        dequantize_bits<7>, dequantize_bits<8>};
-  kByBits[tile.bits - 1](tile, begin, end, panel);
+  kByBits[tile.bits - 1](tile, blocks, begin, end, panel);
 }
 
 /// kVectorCount vectors of rows, 16 floats apart for each k, times kTokens tokens.

@@ -10,38 +10,61 @@ namespace {
 
 int64_t blocks_of(int64_t rows) { return (rows + kBlockRows - 1) / kBlockRows; }
 
-/// Rows [n][columns] <-> blocks [n / 16][columns][16] of elements of type T.
+/// Where a block's 16 elements of each column lie.
+struct Place {
+  int64_t begin, stride;
+};
+
+/// Blocks one after the other: [block][column][16].
+Place apart(int64_t block, int64_t columns) { return {block * columns * kBlockRows, kBlockRows}; }
+
+/// The blocks of a task side by side, so that the task reads one stream of scales: [task][group][block of the
+/// task][16].
+Place side_by_side(int64_t block, int64_t blocks, int64_t groups) {
+  const int64_t first = block / kTaskBlocks * kTaskBlocks, count = std::min(kTaskBlocks, blocks - first);
+  return {(first * groups + block - first) * kBlockRows, count * kBlockRows};
+}
+
+/// One block of rows [n][columns] to its place.
 template <typename T>
-void interleave(const T* rows, int64_t n, int64_t columns, int64_t block, T* blocks) {
+void interleave(const T* rows, int64_t n, int64_t columns, int64_t block, Place place, T* blocks) {
   const int64_t first = block * kBlockRows, count = std::min(kBlockRows, n - first);
-  T* target = blocks + first * columns;
   for (int64_t c = 0; c < columns; ++c) {
-    for (int64_t r = 0; r < count; ++r) target[c * kBlockRows + r] = rows[(first + r) * columns + c];
+    T* target = blocks + place.begin + c * place.stride;
+    for (int64_t r = 0; r < count; ++r) target[r] = rows[(first + r) * columns + c];
   }
 }
 
+/// interleave() undone.
 template <typename T>
-void separate(const T* blocks, int64_t n, int64_t columns, T* rows) {
-  for (int64_t row = 0; row < n; ++row) {
-    const T* source = blocks + row / kBlockRows * kBlockRows * columns + row % kBlockRows;
-    for (int64_t c = 0; c < columns; ++c) rows[row * columns + c] = source[c * kBlockRows];
+void separate(const T* blocks, int64_t n, int64_t columns, int64_t block, Place place, T* rows) {
+  const int64_t first = block * kBlockRows, count = std::min(kBlockRows, n - first);
+  for (int64_t c = 0; c < columns; ++c) {
+    const T* source = blocks + place.begin + c * place.stride;
+    for (int64_t r = 0; r < count; ++r) rows[(first + r) * columns + c] = source[r];
   }
 }
 
-void interleave(const void* rows, DType dtype, int64_t n, int64_t columns, int64_t block, void* blocks) {
+void interleave_scales(const void* rows, DType dtype, int64_t n, int64_t groups, int64_t block, Buffer& scales) {
+  const Place place = side_by_side(block, blocks_of(n), groups);
   if (dtype == DType::kF32) {
-    interleave(static_cast<const uint32_t*>(rows), n, columns, block, static_cast<uint32_t*>(blocks));
+    interleave(static_cast<const uint32_t*>(rows), n, groups, block, place, reinterpret_cast<uint32_t*>(scales.data()));
   } else {
-    interleave(static_cast<const uint16_t*>(rows), n, columns, block, static_cast<uint16_t*>(blocks));
+    interleave(static_cast<const uint16_t*>(rows), n, groups, block, place, reinterpret_cast<uint16_t*>(scales.data()));
   }
 }
 
-std::vector<std::byte> separate(const Buffer& blocks, DType dtype, int64_t n, int64_t columns) {
-  std::vector<std::byte> rows(static_cast<size_t>(n * columns) * dtype_size(dtype));
-  if (dtype == DType::kF32) {
-    separate(reinterpret_cast<const uint32_t*>(blocks.data()), n, columns, reinterpret_cast<uint32_t*>(rows.data()));
-  } else {
-    separate(reinterpret_cast<const uint16_t*>(blocks.data()), n, columns, reinterpret_cast<uint16_t*>(rows.data()));
+std::vector<std::byte> separate_scales(const Buffer& scales, DType dtype, int64_t n, int64_t groups) {
+  std::vector<std::byte> rows(static_cast<size_t>(n * groups) * dtype_size(dtype));
+  for (int64_t block = 0; block < blocks_of(n); ++block) {
+    const Place place = side_by_side(block, blocks_of(n), groups);
+    if (dtype == DType::kF32) {
+      separate(reinterpret_cast<const uint32_t*>(scales.data()), n, groups, block, place,
+               reinterpret_cast<uint32_t*>(rows.data()));
+    } else {
+      separate(reinterpret_cast<const uint16_t*>(scales.data()), n, groups, block, place,
+               reinterpret_cast<uint16_t*>(rows.data()));
+    }
   }
   return rows;
 }
@@ -94,7 +117,7 @@ QuantizedWeights::QuantizedWeights(std::span<const PackedView> segments, ThreadP
     segment.n = view.n;
     segment.scale_dtype = view.scale_dtype;
     segment.codebook.assign(view.codebook.begin(), view.codebook.end());
-    segment.codes = Buffer(static_cast<size_t>(blocks * kBlockRows * words) * sizeof(uint32_t));
+    segment.codes = Buffer(static_cast<size_t>(blocks * kBlockRows * words) * sizeof(uint32_t) + kCodesSlack);
     segment.scales = Buffer(scale_bytes);
     if (view.offsets != nullptr) segment.offsets = Buffer(scale_bytes);
     segment.per_row = view.per_row_codebook();
@@ -106,14 +129,17 @@ QuantizedWeights::QuantizedWeights(std::span<const PackedView> segments, ThreadP
       table = rounded(segment.codebook, dtype);
       if (!segment.per_row) continue;
       std::vector<float> tiled(static_cast<size_t>(blocks * kBlockRows * length));
-      for (int64_t block = 0; block < blocks; ++block) interleave(table.data(), view.n, length, block, tiled.data());
+      for (int64_t block = 0; block < blocks; ++block) {
+        interleave(table.data(), view.n, length, block, apart(block, length), tiled.data());
+      }
       table = std::move(tiled);
     }
     const auto body = [&](int64_t block) {
-      interleave(view.codes.data(), view.n, words, block, reinterpret_cast<uint32_t*>(segment.codes.data()));
-      interleave(view.scales, view.scale_dtype, view.n, groups_, block, segment.scales.data());
+      interleave(view.codes.data(), view.n, words, block, apart(block, words),
+                 reinterpret_cast<uint32_t*>(segment.codes.data()));
+      interleave_scales(view.scales, view.scale_dtype, view.n, groups_, block, segment.scales);
       if (view.offsets == nullptr) return;
-      interleave(view.offsets, view.scale_dtype, view.n, groups_, block, segment.offsets.data());
+      interleave_scales(view.offsets, view.scale_dtype, view.n, groups_, block, segment.offsets);
     };
     parallel_for(threads, blocks, std::cref(body));
     segments_.push_back(std::move(segment));
@@ -141,34 +167,38 @@ PackedMatrix QuantizedWeights::to_packed(int index) const {
   packed.codebook = segment.codebook;
   const int64_t words = k() / 32 * bits_;
   packed.codes.resize(static_cast<size_t>(segment.n * words));
-  separate(reinterpret_cast<const uint32_t*>(segment.codes.data()), segment.n, words, packed.codes.data());
-  packed.scales = separate(segment.scales, segment.scale_dtype, segment.n, groups_);
+  for (int64_t block = 0; block < blocks_of(segment.n); ++block) {
+    separate(reinterpret_cast<const uint32_t*>(segment.codes.data()), segment.n, words, block, apart(block, words),
+             packed.codes.data());
+  }
+  packed.scales = separate_scales(segment.scales, segment.scale_dtype, segment.n, groups_);
   if (segment.offsets.data() != nullptr) {
-    packed.offsets = separate(segment.offsets, segment.scale_dtype, segment.n, groups_);
+    packed.offsets = separate_scales(segment.offsets, segment.scale_dtype, segment.n, groups_);
   }
   return packed;
 }
 
-QuantizedTile QuantizedWeights::tile(const Segment& segment, int64_t block, DType dtype) const {
+QuantizedTile QuantizedWeights::tile(const Segment& segment, const Task& task, DType dtype) const {
   QuantizedTile tile;
   tile.bits = bits_;
   tile.chunks = k() / kChunk;
   tile.groups = groups_;
   tile.group_chunks = group_size_ < 0 ? tile.chunks : group_size_ / kChunk;
-  tile.codes = reinterpret_cast<const uint32_t*>(segment.codes.data()) + block * tile.chunks * bits_ * kBlockRows;
+  tile.scale_stride = task.blocks * kBlockRows;
+  tile.codes = reinterpret_cast<const uint32_t*>(segment.codes.data()) + task.block * tile.chunks * bits_ * kBlockRows;
   tile.scales =
-      segment.scales.data() + static_cast<size_t>(block * groups_ * kBlockRows) * dtype_size(segment.scale_dtype);
+      segment.scales.data() + static_cast<size_t>(task.block * groups_ * kBlockRows) * dtype_size(segment.scale_dtype);
   tile.scale_dtype = segment.scale_dtype;
   tile.table = segment.tables[static_cast<int>(dtype)].data();
   tile.per_row_table = segment.per_row;
-  if (segment.per_row) tile.table += block * kBlockRows << bits_;
+  if (segment.per_row) tile.table += task.block * kBlockRows << bits_;
   return tile;
 }
 
 void QuantizedWeights::decode(const Kernels& kernels, const Task& task, DType dtype, const float* x, int64_t ldx,
                               int tokens, float* y) const {
   const Segment& segment = segments_[static_cast<size_t>(task.segment)];
-  QuantizedTile blocks = tile(segment, task.block, dtype);
+  QuantizedTile blocks = tile(segment, task, dtype);
   std::vector<float> scales;
   if (needs_rounding(segment.scale_dtype, dtype)) {
     scales.resize(static_cast<size_t>(task.blocks * groups_ * kBlockRows));
@@ -183,29 +213,36 @@ void QuantizedWeights::decode(const Kernels& kernels, const Task& task, DType dt
 void QuantizedWeights::panel(const Kernels& kernels, const Task& task, DType dtype, int64_t begin, int64_t end,
                              float* panel) const {
   const Segment& segment = segments_[static_cast<size_t>(task.segment)];
+  QuantizedTile blocks = tile(segment, task, dtype);
+  // Scales and offsets of the groups that the panel touches, of all blocks.
+  const int64_t first_group = begin / blocks.group_chunks, stride = blocks.scale_stride;
+  const int64_t count = ((end - 1) / blocks.group_chunks + 1 - first_group) * stride;
+  const int64_t index = task.block * groups_ * kBlockRows + first_group * stride;
+  std::vector<float> scales, offsets;
+  if (needs_rounding(segment.scale_dtype, dtype)) {
+    scales.resize(static_cast<size_t>(count));
+    load_rounded(segment.scales, segment.scale_dtype, index, count, dtype, scales.data());
+    blocks.scales = scales.data();
+    blocks.scale_dtype = DType::kF32;
+  } else {
+    blocks.scales = segment.scales.data() + static_cast<size_t>(index) * dtype_size(segment.scale_dtype);
+  }
+  if (segment.offsets.data() != nullptr) {
+    offsets.resize(static_cast<size_t>(count));
+    load_rounded(segment.offsets, segment.scale_dtype, index, count, dtype, offsets.data());
+  }
   const int64_t length = (end - begin) * kChunk * kBlockRows;
-  std::vector<float> scales(static_cast<size_t>(groups_ * kBlockRows));
-  for (int64_t b = 0; b < task.blocks; ++b, panel += length) {
-    QuantizedTile block = tile(segment, task.block + b, dtype);
-    const int64_t first_scale = (task.block + b) * groups_ * kBlockRows;
-    const int64_t first_group = begin / block.group_chunks, last_group = (end - 1) / block.group_chunks;
-    const int64_t skip = first_group * kBlockRows, count = (last_group - first_group + 1) * kBlockRows;
-    if (needs_rounding(segment.scale_dtype, dtype)) {
-      load_rounded(segment.scales, segment.scale_dtype, first_scale + skip, count, dtype, scales.data() + skip);
-      block.scales = scales.data();
-      block.scale_dtype = DType::kF32;
-    }
-    kernels.dequantize(block, begin, end, panel);
-    round_floats(panel, length, dtype);
-    if (segment.offsets.data() == nullptr) continue;
-    load_rounded(segment.offsets, segment.scale_dtype, first_scale + skip, count, dtype, scales.data() + skip);
+  kernels.dequantize(blocks, task.blocks, begin, end, panel);
+  round_floats(panel, task.blocks * length, dtype);
+  if (offsets.empty()) return;
+  for (int64_t block = 0; block < task.blocks; ++block) {
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const float* offset = scales.data() + chunk / block.group_chunks * kBlockRows;
-      float* values = panel + (chunk - begin) * kChunk * kBlockRows;
+      const float* offset = offsets.data() + (chunk / blocks.group_chunks - first_group) * stride + block * kBlockRows;
+      float* values = panel + block * length + (chunk - begin) * kChunk * kBlockRows;
       for (int64_t i = 0; i < kChunk * kBlockRows; ++i) values[i] += offset[i % kBlockRows];
     }
-    round_floats(panel, length, dtype);
   }
+  round_floats(panel, task.blocks * length, dtype);
 }
 
 }  // namespace flute::cpu

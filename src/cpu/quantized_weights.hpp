@@ -37,7 +37,7 @@ class QuantizedWeights final : public Weights {
     bool per_row = false;
   };
 
-  QuantizedTile tile(const Segment& segment, int64_t block, DType dtype) const;
+  QuantizedTile tile(const Segment& segment, const Task& task, DType dtype) const;
 
   int bits_ = 0;
   int64_t group_size_ = 0, groups_ = 0;
