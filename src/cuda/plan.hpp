@@ -62,7 +62,7 @@ constexpr int groups_of_unit(int group_size) { return group_size == 32 ? 2 : 1; 
 constexpr int kTableStride = 256;
 FLUTE_HOST_DEVICE constexpr int table_bytes(int bits) { return (bits == 3 ? 64 : 256) * kTableStride; }
 
-FLUTE_HOST_DEVICE constexpr int max_warps(int tiles_m) { return tiles_m <= 2 ? 16 : 8; }
+FLUTE_HOST_DEVICE constexpr int max_warps(int tiles_m) { return tiles_m <= 2 ? 16 : tiles_m == 4 ? 12 : 8; }
 // Row groups of a pass: each load of activations serves so many. Accumulators and shared memory for two stages set the
 // limit.
 FLUTE_HOST_DEVICE constexpr int max_rows(int tiles_m) { return tiles_m == 1 ? 7 : tiles_m == 2 ? 5 : 4; }

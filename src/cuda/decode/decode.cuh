@@ -248,30 +248,60 @@ __global__ void __launch_bounds__(32 * max_warps(kTilesM), 1)
               }
             }
           } else {
-            uint32_t words[kRows][kBits];
+            // Operand B of fragment f: two tiles of tokens a load.
+            const auto tokens_of = [&](int f, int i) {
+              return ptx::load_matrices((stage + x_row[2 * i] + d * x_unit_bytes) ^ (f * 32));
+            };
+            const auto multiply = [&](const uint32_t(&words)[kBits], int f, uint32_t scales, int r,
+                                      const uint4(&b)[kTilesM / 2]) {
+              const uint32_t lower = __byte_perm(scales, 0, 0x1010), upper = __byte_perm(scales, 0, 0x3232);
+              uint32_t a[4];
+              decode_fragment<kBits, kPermutes>(words, f, table, a);
+              a[0] = scale_pair<T>(a[0], lower), a[2] = scale_pair<T>(a[2], lower);
+              a[1] = scale_pair<T>(a[1], upper), a[3] = scale_pair<T>(a[3], upper);
 #pragma unroll
-            for (int r = 0; r < kRows; ++r) {
-              if (r < count) words_of(r, words[r]);
-            }
+              for (int i = 0; i < kTilesM / 2; ++i) {
+                ptx::mma_16x8x16<T>(sums[r][2 * i], a, b[i].x, b[i].y);
+                ptx::mma_16x8x16<T>(sums[r][2 * i + 1], a, b[i].z, b[i].w);
+              }
+            };
+            if constexpr (kTilesM == 4) {  // the unit's tokens fit into registers
+              uint4 b[4][kTilesM / 2];
 #pragma unroll
-            for (int f = 0; f < 4; ++f) {
-              uint4 b[kTilesM / 2];  // two tiles each
+              for (int f = 0; f < 4; ++f) {
 #pragma unroll
-              for (int i = 0; i < kTilesM / 2; ++i) b[i] = ptx::load_matrices((stage + x_row[2 * i]) ^ (f * 32));
+                for (int i = 0; i < kTilesM / 2; ++i) b[f][i] = tokens_of(f, i);
+              }
 #pragma unroll
               for (int r = 0; r < kRows; ++r) {
                 if (r < count) {
-                  uint32_t a[4];
-                  decode_fragment<kBits, kPermutes>(words[r], f, table, a);
-                  const uint32_t s = scales_of(r, f * kGroups / 4);
-                  const uint32_t lower = __byte_perm(s, 0, 0x1010), upper = __byte_perm(s, 0, 0x3232);
-                  a[0] = scale_pair<T>(a[0], lower), a[2] = scale_pair<T>(a[2], lower);
-                  a[1] = scale_pair<T>(a[1], upper), a[3] = scale_pair<T>(a[3], upper);
+                  uint32_t words[kBits];
+                  words_of(r, words);
+                  uint32_t scales[kGroups];
 #pragma unroll
-                  for (int i = 0; i < kTilesM / 2; ++i) {
-                    ptx::mma_16x8x16<T>(sums[r][2 * i], a, b[i].x, b[i].y);
-                    ptx::mma_16x8x16<T>(sums[r][2 * i + 1], a, b[i].z, b[i].w);
-                  }
+                  for (int i = 0; i < kGroups; ++i) scales[i] = scales_of(r, i);
+#pragma unroll
+                  for (int f = 0; f < 4; ++f) multiply(words, f, scales[f * kGroups / 4], r, b[f]);
+                }
+              }
+            } else {
+              uint32_t words[kRows][kBits], scales[kRows][kGroups];
+#pragma unroll
+              for (int r = 0; r < kRows; ++r) {
+                if (r < count) {
+                  words_of(r, words[r]);
+#pragma unroll
+                  for (int i = 0; i < kGroups; ++i) scales[r][i] = scales_of(r, i);
+                }
+              }
+#pragma unroll
+              for (int f = 0; f < 4; ++f) {
+                uint4 b[kTilesM / 2];
+#pragma unroll
+                for (int i = 0; i < kTilesM / 2; ++i) b[i] = tokens_of(f, i);
+#pragma unroll
+                for (int r = 0; r < kRows; ++r) {
+                  if (r < count) multiply(words[r], f, scales[r][f * kGroups / 4], r, b);
                 }
               }
             }
