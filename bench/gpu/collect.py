@@ -3,6 +3,7 @@
 
 import datetime
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -37,7 +38,8 @@ def main():
     result = {
         "device": text_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
         "driver": text_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
-        "commit": text_of("git", "rev-parse", "HEAD"),
+        # COMMIT: where the measured program was built, if not from this checkout.
+        "commit": os.environ.get("COMMIT") or text_of("git", "rev-parse", "HEAD"),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,
         "check": json.loads((work / "check.json").read_text(encoding="utf-8").splitlines()[-1]),

@@ -88,6 +88,7 @@ class CudaMatrix final : public Matrix::Impl {
   DeviceBuffer memory_;                        ///< codes, scales, codebooks
   size_t scales_offset_ = 0, codebooks_offset_ = 0;
   std::array<Multiply, kMaxDecodeTokens> multiplies_;  ///< of 1, 2, ... tokens
+  bool waits_for_previous_ = false;  ///< the kernels were compiled for a target with programmatic dependent launch
 };
 
 CudaMatrix::CudaMatrix(Device where, std::span<const PackedView> segments, DType dtype)
@@ -138,6 +139,8 @@ void CudaMatrix::make_multiplies() {
       cudaFuncAttributes attributes = {};  // asking for them loads the kernel, which a captured call could not
       check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(multiply.kernel)), "matrix: kernel");
       check(prepare_decode_kernel(multiply.kernel, limits_), "matrix: kernel");
+      // Code for earlier targets, which a later card may run, too, does not wait for the kernel before.
+      waits_for_previous_ = attributes.ptxVersion >= 90;
       ready.push_back(multiply.kernel);
     }
   }
@@ -249,7 +252,7 @@ void CudaMatrix::multiply(const GemmArgs& given, const Execution& execution) con
   call.k = k_;
   call.segments = segment_count();
   std::copy(segment_row_.begin(), segment_row_.end(), call.segment_row);
-  call.dependent_launch = execution.dependent_launch;
+  call.dependent_launch = execution.dependent_launch && waits_for_previous_;
   for (int64_t token = 0; token < args.m; token += kMaxDecodeTokens) {
     call.m = static_cast<int>(std::min<int64_t>(kMaxDecodeTokens, args.m - token));
     call.x = static_cast<const uint8_t*>(args.x) + token * args.ldx * 2;
