@@ -4,9 +4,6 @@
 //   lab once <case>                    one launch after a warm-up, for a profiler
 //   lab mma                            rate of the tensor-core instruction
 //   lab plan <case>                    the plan, in words; needs no GPU
-#include <cublas_v2.h>
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -21,6 +18,9 @@
 #include <vector>
 
 #include "cuda/decode/decode.hpp"
+#include "cuda/measure/cublas.hpp"
+#include "cuda/measure/graph.hpp"
+#include "cuda/measure/kernels.hpp"
 #include "readers.cuh"
 
 namespace flute::cuda {
@@ -290,66 +290,21 @@ int run_check(int draws, uint64_t seed) {
   return 0;
 }
 
-// --- Timing ---
-
-struct Timing {
-  double median_us = 0, low_us = 0, high_us = 0;
-};
-
-// A graph of `count` launches, replayed; microseconds per launch.
-Timing time_graph(cudaStream_t stream, int count, const std::function<void(int)>& launch) {
-  cudaGraph_t graph;
-  cudaGraphExec_t exec;
-  CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  for (int i = 0; i < count; ++i) launch(i);
-  CHECK(cudaStreamEndCapture(stream, &graph));
-  CHECK(cudaGraphInstantiate(&exec, graph, 0));
-  cudaEvent_t begin, end;
-  CHECK(cudaEventCreate(&begin));
-  CHECK(cudaEventCreate(&end));
-  std::vector<double> times;
-  for (int i = 0; i < 12; ++i) {
-    CHECK(cudaEventRecord(begin, stream));
-    CHECK(cudaGraphLaunch(exec, stream));
-    CHECK(cudaEventRecord(end, stream));
-    CHECK(cudaEventSynchronize(end));
-    float ms = 0;
-    CHECK(cudaEventElapsedTime(&ms, begin, end));
-    if (i >= 3) times.push_back(ms * 1e3 / count);
-  }
-  CHECK(cudaEventDestroy(begin));
-  CHECK(cudaEventDestroy(end));
-  CHECK(cudaGraphExecDestroy(exec));
-  CHECK(cudaGraphDestroy(graph));
-  std::sort(times.begin(), times.end());
-  return {times[times.size() / 2], times.front(), times.back()};
-}
-
-using CublasGemm = cublasStatus_t (*)(cublasHandle_t, cublasOperation_t, cublasOperation_t, int, int, int, const void*,
-                                      const void*, cudaDataType, int, const void*, cudaDataType, int, const void*,
-                                      void*, cudaDataType, int, cublasComputeType_t, cublasGemmAlgo_t);
-
-struct Cublas {
-  void* library = nullptr;
-  cublasHandle_t handle = nullptr;
-  CublasGemm gemm = nullptr;
-
-  bool open(cudaStream_t stream, void* workspace, size_t bytes) {
-    library = dlopen("libcublas.so.13", RTLD_NOW);
-    if (library == nullptr) library = dlopen("libcublas.so", RTLD_NOW);
-    if (library == nullptr) return false;
-    const auto create = reinterpret_cast<decltype(&cublasCreate)>(dlsym(library, "cublasCreate_v2"));
-    const auto set_stream = reinterpret_cast<decltype(&cublasSetStream)>(dlsym(library, "cublasSetStream_v2"));
-    const auto set_workspace = reinterpret_cast<decltype(&cublasSetWorkspace)>(dlsym(library, "cublasSetWorkspace_v2"));
-    gemm = reinterpret_cast<CublasGemm>(dlsym(library, "cublasGemmEx"));
-    return create && set_stream && set_workspace && gemm && create(&handle) == CUBLAS_STATUS_SUCCESS &&
-           set_stream(handle, stream) == CUBLAS_STATUS_SUCCESS &&
-           set_workspace(handle, workspace, bytes) == CUBLAS_STATUS_SUCCESS;
-  }
-};
+// --- Times ---
 
 constexpr size_t kRotate = 210u << 20;  // more than four times 50 MB of L2
 constexpr size_t kPool = 1100u << 20, kDensePool = 2000u << 20;
+
+double microseconds(double seconds) { return 1e6 * seconds; }
+
+class Stream {
+ public:
+  Stream() { CHECK(cudaStreamCreate(&stream_)); }
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
 
 class Lab {
  public:
@@ -359,9 +314,8 @@ class Lab {
         scales_(64 << 20),
         x_(4 << 20),
         y_(16 << 20),
-        workspace_(16 << 20),
-        sink_(1) {
-    CHECK(cudaStreamCreate(&stream_));
+        sink_(1),
+        cublas_(stream_.get()) {
     fill_bits<<<2048, 256>>>(reinterpret_cast<uint64_t*>(pool_.data), kPool / 8, 11);
     fill_uniform<<<2048, 256>>>(dense_.data, dense_.count, -0.1f, 0.1f, 12);
     fill_uniform<<<2048, 256>>>(scales_.data, scales_.count, 0.002f, 0.02f, 13);
@@ -372,8 +326,7 @@ class Lab {
     CHECK(cudaFuncSetAttribute(read_async<4>, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
     CHECK(cudaFuncSetAttribute(read_async<8>, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
     CHECK(cudaFuncSetAttribute(read_async<16>, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 * 1024));
-    have_cublas_ = cublas_.open(stream_, workspace_.data, 64u << 20);
-    if (!have_cublas_) std::fprintf(stderr, "libcublas not found: no cuBLAS times\n");
+    if (!cublas_.found()) std::fprintf(stderr, "libcublas not found: no cuBLAS times\n");
   }
 
   static size_t code_bytes(const DecodeArguments& a, int bits) {
@@ -385,50 +338,45 @@ class Lab {
   static int launches(double bytes) { return std::max(static_cast<int>(kRotate / bytes) + 1, bytes > 4e7 ? 20 : 40); }
 
   // The best of a few plain kernels over the same bytes.
-  Timing floor(size_t bytes) {
+  Times floor(size_t bytes) {
     const size_t key = bytes;
     if (floors_.count(key)) return floors_[key];
     const size_t stride = (bytes + 4095) / 4096 * 4096, buffers = std::min(kPool / stride, kRotate / stride + 2);
-    Timing best;
-    for (int variant = 0; variant < 4; ++variant) {
-      const Timing timing = time_graph(stream_, launches(static_cast<double>(bytes)), [&](int i) {
-        const auto* data = reinterpret_cast<const uint4*>(pool_.data + (i % buffers) * stride);
-        const size_t vectors = bytes / 16;
-        if (variant == 0) read_plain<8><<<132 * 4, 256, 0, stream_>>>(data, vectors, sink_.data);
-        if (variant == 1) read_plain<8><<<132 * 8, 256, 0, stream_>>>(data, vectors, sink_.data);
-        if (variant == 2) read_plain<16><<<132 * 2, 256, 0, stream_>>>(data, vectors, sink_.data);
-        if (variant == 3)
-          read_plain<8><<<static_cast<int>((vectors + 2047) / 2048), 256, 0, stream_>>>(data, vectors, sink_.data);
+    Times best;
+    for (int variant = 0; variant < kReadVariants; ++variant) {
+      const Times timing = time_graph(stream_.get(), launches(static_cast<double>(bytes)), [&](int i) {
+        CHECK(read_once(pool_.data + (i % buffers) * stride, bytes, variant, device_limits.sm_count, sink_.data,
+                        stream_.get()));
       });
-      if (best.median_us == 0 || timing.median_us < best.median_us) best = timing;
+      if (best.median == 0 || timing.median < best.median) best = timing;
     }
     return floors_[key] = best;
   }
 
-  Timing read(const std::string& mode, int per_sm, int bytes_each, int stages, size_t bytes) {
+  Times read(const std::string& mode, int per_sm, int bytes_each, int stages, size_t bytes) {
     const size_t stride = (bytes + 4095) / 4096 * 4096, buffers = std::min(kPool / stride, kRotate / stride + 2);
-    return time_graph(stream_, launches(static_cast<double>(bytes)), [&](int i) {
+    return time_graph(stream_.get(), launches(static_cast<double>(bytes)), [&](int i) {
       const uint8_t* data = pool_.data + (i % buffers) * stride;
       const auto* vectors = reinterpret_cast<const uint4*>(data);
       const int grid = 132 * per_sm;
       if (mode == "plain") {
-        if (stages == 2) read_plain<2><<<grid, 256, 0, stream_>>>(vectors, bytes / 16, sink_.data);
-        if (stages == 4) read_plain<4><<<grid, 256, 0, stream_>>>(vectors, bytes / 16, sink_.data);
-        if (stages == 8) read_plain<8><<<grid, 256, 0, stream_>>>(vectors, bytes / 16, sink_.data);
+        if (stages == 2) read_plain<2><<<grid, 256, 0, stream_.get()>>>(vectors, bytes / 16, sink_.data);
+        if (stages == 4) read_plain<4><<<grid, 256, 0, stream_.get()>>>(vectors, bytes / 16, sink_.data);
+        if (stages == 8) read_plain<8><<<grid, 256, 0, stream_.get()>>>(vectors, bytes / 16, sink_.data);
       } else if (mode == "async") {
-        if (stages == 4) read_async<4><<<grid, 256, 4 * 4096, stream_>>>(vectors, bytes / 16, sink_.data);
-        if (stages == 8) read_async<8><<<grid, 256, 8 * 4096, stream_>>>(vectors, bytes / 16, sink_.data);
-        if (stages == 16) read_async<16><<<grid, 256, 16 * 4096, stream_>>>(vectors, bytes / 16, sink_.data);
+        if (stages == 4) read_async<4><<<grid, 256, 4 * 4096, stream_.get()>>>(vectors, bytes / 16, sink_.data);
+        if (stages == 8) read_async<8><<<grid, 256, 8 * 4096, stream_.get()>>>(vectors, bytes / 16, sink_.data);
+        if (stages == 16) read_async<16><<<grid, 256, 16 * 4096, stream_.get()>>>(vectors, bytes / 16, sink_.data);
       } else {
-        read_bulk<<<grid, 256, 2048 + 8 * stages * bytes_each, stream_>>>(data, bytes / bytes_each, bytes_each, stages,
-                                                                          sink_.data);
+        read_bulk<<<grid, 256, 2048 + 8 * stages * bytes_each, stream_.get()>>>(data, bytes / bytes_each, bytes_each,
+                                                                                stages, sink_.data);
       }
       CHECK(cudaGetLastError());
     });
   }
 
   // 48 steps in each block; activations of 512 KB. Returns the time and how many blocks ran.
-  Timing read_mixed(int own, int common, int cluster, int* blocks) {
+  Times read_mixed(int own, int common, int cluster, int* blocks) {
     constexpr int kSteps = 48, kCommonTotal = 512 * 1024;
     const int stages = std::min(8, 220 * 1024 / (own + common));
     cudaLaunchAttribute attribute = {};
@@ -437,29 +385,26 @@ class Lab {
     cudaLaunchConfig_t config = {};
     *blocks = 132 / cluster * cluster;
     config.gridDim = *blocks, config.blockDim = 32, config.dynamicSmemBytes = 1024 + stages * (own + common);
-    config.stream = stream_, config.attrs = &attribute, config.numAttrs = 1;
-    return time_graph(stream_, 20, [&](int) {
+    config.stream = stream_.get(), config.attrs = &attribute, config.numAttrs = 1;
+    return time_graph(stream_.get(), 20, [&](int) {
       CHECK(cudaLaunchKernelEx(&config, flute::cuda::read_mixed, static_cast<const uint8_t*>(pool_.data),
                                reinterpret_cast<const uint8_t*>(x_.data), own, common, kCommonTotal, kSteps, stages,
                                cluster));
     });
   }
 
-  Timing dense(int m, int n, int k) {
-    if (!have_cublas_) return {};
+  Times dense(int m, int n, int k) {
+    if (!cublas_.found()) return {};
     const std::string key = std::to_string(m) + "," + std::to_string(n) + "," + std::to_string(k);
     if (dense_times_.count(key)) return dense_times_[key];
     const size_t stride = static_cast<size_t>(n) * k,
                  buffers = std::min(dense_.count / stride, kRotate / 2 / stride + 2);
-    const float one = 1, zero = 0;
     const auto launch = [&](int i) {
-      cublas_.gemm(cublas_.handle, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, dense_.data + (i % buffers) * stride,
-                   CUDA_R_16F, k, x_.data, CUDA_R_16F, k, &zero, y_.data, CUDA_R_16F, n, CUBLAS_COMPUTE_32F,
-                   CUBLAS_GEMM_DEFAULT);
+      cublas_.multiply(dense_.data + (i % buffers) * stride, x_.data, y_.data, m, n, k, DType::kF16);
     };
     launch(0);
-    CHECK(cudaStreamSynchronize(stream_));
-    return dense_times_[key] = time_graph(stream_, launches(stride * 2.0), launch);
+    CHECK(cudaStreamSynchronize(stream_.get()));
+    return dense_times_[key] = time_graph(stream_.get(), launches(stride * 2.0), launch);
   }
 
   DecodeArguments arguments(const Case& c) {
@@ -469,40 +414,38 @@ class Lab {
     return a;
   }
 
-  Timing ours(const Case& c) {
+  Times ours(const Case& c) {
     const DecodeArguments a = arguments(c);
     if (!a.plan.valid) return {};
     const size_t code_stride = (code_bytes(a, c.format.bits) + 4095) / 4096 * 4096;
     const size_t scale_stride = (scale_bytes(a) + 4095) / 4096 * 4096;
     const size_t buffers = std::min({kPool / code_stride, scales_.count * 2 / scale_stride, kRotate / code_stride + 2});
-    CHECK(launch(a, c, stream_));
-    return time_graph(stream_, launches(static_cast<double>(code_stride)), [&](int i) {
+    CHECK(launch(a, c, stream_.get()));
+    return time_graph(stream_.get(), launches(static_cast<double>(code_stride)), [&](int i) {
       DecodeArguments b = a;
       b.codes += (i % buffers) * code_stride;
       b.scales += (i % buffers) * scale_stride;
-      CHECK(launch(b, c, stream_));
+      CHECK(launch(b, c, stream_.get()));
     });
   }
 
   void once(const Case& c) {
     DecodeArguments a = arguments(c);
     for (int i = 0; i < 3; ++i) {
-      CHECK(launch(a, c, stream_));
+      CHECK(launch(a, c, stream_.get()));
       a.codes += (code_bytes(a, c.format.bits) + 4095) / 4096 * 4096;
-      CHECK(cudaStreamSynchronize(stream_));
+      CHECK(cudaStreamSynchronize(stream_.get()));
     }
   }
 
  private:
+  Stream stream_;
   Buffer<uint8_t> pool_;
   Buffer<__half> dense_, scales_, x_, y_;
-  Buffer<float4> workspace_;
   Buffer<uint32_t> sink_;
-  cudaStream_t stream_;
   Cublas cublas_;
-  bool have_cublas_ = false;
-  std::map<size_t, Timing> floors_;
-  std::map<std::string, Timing> dense_times_;
+  std::map<size_t, Times> floors_;
+  std::map<std::string, Times> dense_times_;
 };
 
 std::map<std::string, std::string> parse(const std::string& line) {
@@ -569,23 +512,23 @@ int run_time(const char* file) {
       const int own = std::atoi(keys["own"].c_str()), common = std::atoi(keys["common"].c_str());
       const int cluster = std::atoi(keys["mixed"].c_str());
       int blocks = 0;
-      const Timing t = lab.read_mixed(own, common, cluster, &blocks);
+      const Times t = lab.read_mixed(own, common, cluster, &blocks);
       std::printf(
           "{\"set\": \"mixed\", \"cluster\": %d, \"own\": %d, \"common\": %d, \"blocks\": %d, \"us\": %.3f, "
           "\"own_gb_s\": %.0f, \"all_gb_s\": %.0f}",
-          cluster, own, common, blocks, t.median_us, 48e-3 * blocks * own / t.median_us,
-          48e-3 * blocks * (own + common) / t.median_us);
+          cluster, own, common, blocks, microseconds(t.median), 48e-3 * blocks * own / microseconds(t.median),
+          48e-3 * blocks * (own + common) / microseconds(t.median));
       continue;
     }
     if (keys.count("read")) {
       const size_t bytes = std::strtoull(keys["bytes"].c_str(), nullptr, 10);
-      const Timing t = lab.read(keys["read"], std::atoi(keys["per_sm"].c_str()), std::atoi(keys["piece"].c_str()),
-                                std::atoi(keys["stages"].c_str()), bytes);
+      const Times t = lab.read(keys["read"], std::atoi(keys["per_sm"].c_str()), std::atoi(keys["piece"].c_str()),
+                               std::atoi(keys["stages"].c_str()), bytes);
       std::printf(
           "{\"set\": \"read\", \"mode\": \"%s\", \"per_sm\": %s, \"piece\": %d, \"stages\": %s, \"bytes\": %zu, "
           "\"us\": %.3f, \"floor_us\": %.3f}",
           keys["read"].c_str(), keys["per_sm"].c_str(), std::atoi(keys["piece"].c_str()), keys["stages"].c_str(), bytes,
-          t.median_us, lab.floor(bytes).median_us);
+          microseconds(t.median), microseconds(lab.floor(bytes).median));
       continue;
     }
     const Case c = to_case(keys);
@@ -595,14 +538,15 @@ int run_time(const char* file) {
       continue;
     }
     const size_t bytes = (Lab::code_bytes(a, c.format.bits) + Lab::scale_bytes(a) + (2u << c.format.bits)) / 16 * 16;
-    const Timing t = lab.ours(c), floor = lab.floor(bytes), dense = lab.dense(c.shape.m, c.shape.n, c.shape.k);
+    const Times t = lab.ours(c), floor = lab.floor(bytes), dense = lab.dense(c.shape.m, c.shape.n, c.shape.k);
     std::printf(
         "{\"set\": \"%s\", \"dtype\": \"%s\", \"bits\": %d, \"group\": %d, \"m\": %d, \"n\": %d, \"k\": %d, "
         "\"dependent\": %d, \"segments\": %d, \"warps\": %d, \"rows\": %d, \"blocks\": %d, \"depth\": %d, "
         "\"us\": %.3f, \"low_us\": %.3f, \"high_us\": %.3f, \"floor_us\": %.3f, \"cublas_us\": %.3f, \"bytes\": %zu}",
         c.label.c_str(), c.format.bf16 ? "bf16" : "fp16", c.format.bits, c.format.group_size, c.shape.m, c.shape.n,
-        c.shape.k, c.dependent, c.segments, a.plan.warps, a.plan.rows, a.plan.blocks, a.plan.depth, t.median_us,
-        t.low_us, t.high_us, floor.median_us, dense.median_us, bytes);
+        c.shape.k, c.dependent, c.segments, a.plan.warps, a.plan.rows, a.plan.blocks, a.plan.depth,
+        microseconds(t.median), microseconds(t.low), microseconds(t.high), microseconds(floor.median),
+        microseconds(dense.median), bytes);
     std::fflush(stdout);
   }
   std::printf("\n]\n");
