@@ -80,7 +80,7 @@ void multiply_tile(const float* const (&weights)[kVectorCount], int64_t k, const
   const Floats d;
   F sums[kTokens][kVectorCount];
   for (int t = 0; t < kTokens; ++t) {
-    for (int v = 0; v < kVectorCount; ++v) sums[t][v] = accumulate ? hn::LoadU(d, y[v] + t * ldy) : hn::Zero(d);
+    for (int v = 0; v < kVectorCount; ++v) sums[t][v] = hn::Zero(d);
   }
   for (int64_t i = 0; i < k; ++i) {
     F w[kVectorCount];
@@ -91,7 +91,11 @@ void multiply_tile(const float* const (&weights)[kVectorCount], int64_t k, const
     }
   }
   for (int t = 0; t < kTokens; ++t) {
-    for (int v = 0; v < kVectorCount; ++v) hn::StoreU(sums[t][v], d, y[v] + t * ldy);
+    for (int v = 0; v < kVectorCount; ++v) {
+      // A panel's sum begins at zero: fp32 then loses by the length of a panel and their number, not by all of K.
+      const F sum = accumulate ? hn::Add(hn::LoadU(d, y[v] + t * ldy), sums[t][v]) : sums[t][v];
+      hn::StoreU(sum, d, y[v] + t * ldy);
+    }
   }
 }
 
