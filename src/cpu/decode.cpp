@@ -42,6 +42,8 @@ struct Sums {
   static constexpr int kChains = kTokens == 1 ? 2 : 1;
   F values[kVectorCount][kTokens][kChains];
 
+  HWY_INLINE Sums() {}  // an implicit one is compiled for the baseline, where g++ refuses the vectors of NEON with AES
+
   HWY_INLINE void clear() {
     for (auto& vector : values) {
       for (auto& token : vector) {
