@@ -68,12 +68,12 @@ struct Segments {
 
 // codes [n][k], one a byte -> tiled.
 __global__ void tile_codes(const uint8_t* codes, uint32_t* tiled, int n, int k, int bits, int row_groups, int units) {
-  const int words = unit_words(bits);
+  const int words = bits;
   const size_t total = static_cast<size_t>(row_groups) * units * 32 * words;
   for (size_t i = blockIdx.x * 256ull + threadIdx.x; i < total; i += gridDim.x * 256ull) {
     const int word = static_cast<int>(i % words), lane = static_cast<int>(i / words % 32);
     const size_t unit = i / words / 32;
-    const int row_0 = static_cast<int>(unit / units) * kGroupRows, k_0 = static_cast<int>(unit % units) * unit_k(bits);
+    const int row_0 = static_cast<int>(unit / units) * kGroupRows, k_0 = static_cast<int>(unit % units) * kUnitK;
     tiled[unit * 32 * words + word_position(bits, lane, word)] =
         tiled_word(bits, lane, word, [&](int row, int col) -> uint32_t {
           if (row_0 + row >= n || k_0 + col >= k) return 0;

@@ -21,10 +21,6 @@ namespace flute::cuda {
 
 constexpr int kGroupRows = 16;
 constexpr int kUnitK = 64;
-constexpr int kSetK = 64;
-FLUTE_HOST_DEVICE constexpr int unit_k(int) { return kUnitK; }
-FLUTE_HOST_DEVICE constexpr int unit_sets(int) { return 1; }
-FLUTE_HOST_DEVICE constexpr int unit_words(int bits) { return bits; }
 FLUTE_HOST_DEVICE constexpr int unit_bytes(int bits) { return 128 * bits; }
 constexpr int kScaleBytes = kGroupRows * 2;  // one scale group of one row group
 
@@ -67,19 +63,19 @@ FLUTE_HOST_DEVICE uint32_t tiled_word(int bits, int lane, int word, const Code& 
 template <typename Word>
 FLUTE_HOST_DEVICE constexpr uint32_t tiled_code(int bits, int row, int k, const Word& word_of) {
   const int lane = row % 8 * 4 + k % 8 / 2, reg = row / 8 + k / 8 % 2 * 2, which = k % 2;
-  const int set = k / kSetK, fragment = k / 16 % 4;
-  if (bits == 4) return word_of(lane, 4 * set + fragment) >> (8 * reg + 4 * which) & 15;
+  const int fragment = k / 16;
+  if (bits == 4) return word_of(lane, fragment) >> (8 * reg + 4 * which) & 15;
   if (bits == 3) {
     uint32_t pair = 0;
     if (fragment < 3) {
-      pair = word_of(lane, 3 * set + fragment) >> (8 * reg);
+      pair = word_of(lane, fragment) >> (8 * reg);
     } else {
-      for (int j = 0; j < 3; ++j) pair |= (word_of(lane, 3 * set + j) >> (8 * reg + 6) & 3) << (2 * j);
+      for (int j = 0; j < 3; ++j) pair |= (word_of(lane, j) >> (8 * reg + 6) & 3) << (2 * j);
     }
     return pair >> (3 * which) & 7;
   }
   const int nibble = reg / 2 * 2 + which;
-  return word_of(lane, 2 * set + fragment / 2) >> (fragment % 2 * 16 + 4 * nibble + reg % 2 * 2) & 3;
+  return word_of(lane, fragment / 2) >> (fragment % 2 * 16 + 4 * nibble + reg % 2 * 2) & 3;
 }
 
 // Where word `word` of a lane stands in its unit, in words.
@@ -93,9 +89,9 @@ FLUTE_HOST_DEVICE constexpr int scale_position(int row) { return row % 8 * 2 + r
 
 // Units along k, and scale groups of a row group: both cover K rounded up to whole units. Codes and scales in the
 // padding are 0 (a row beyond N too), activations there count as 0.
-FLUTE_HOST_DEVICE constexpr int units_along_k(int, int k) { return (k + kUnitK - 1) / kUnitK; }
-FLUTE_HOST_DEVICE constexpr int tiled_groups(int bits, int group_size, int k) {
-  return group_size < 0 ? 1 : (units_along_k(bits, k) * kUnitK + group_size - 1) / group_size;
+FLUTE_HOST_DEVICE constexpr int units_along_k(int k) { return (k + kUnitK - 1) / kUnitK; }
+FLUTE_HOST_DEVICE constexpr int tiled_groups(int group_size, int k) {
+  return group_size < 0 ? 1 : (units_along_k(k) * kUnitK + group_size - 1) / group_size;
 }
 
 }  // namespace flute::cuda

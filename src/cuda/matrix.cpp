@@ -95,9 +95,9 @@ CudaMatrix::CudaMatrix(Device where, std::span<const PackedView> segments, DType
     : Impl(where), format_(supported_format(segments, dtype)), dtype_(dtype), limits_(open_device(where.index)) {
   const DeviceScope scope(where.index);
   k_ = static_cast<int>(segments.front().k);
-  units_ = units_along_k(format_.bits, k_);
+  units_ = units_along_k(k_);
   groups_ = static_cast<int>(segments.front().groups());
-  tiled_groups_ = flute::cuda::tiled_groups(format_.bits, format_.group_size, k_);
+  tiled_groups_ = flute::cuda::tiled_groups(format_.group_size, k_);
   for (size_t i = 0; i < segments.size(); ++i) {
     const std::string what = fmt::format("matrix: segment {}", i);
     segment_row_[i + 1] = segment_row_[i] + static_cast<int>(segments[i].n);

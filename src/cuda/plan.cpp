@@ -44,8 +44,8 @@ DecodePlan make_decode_plan(const Shape& shape, const Format& format, const Devi
   if (shape.m < 1 || shape.m > kMaxDecodeTokens) return plan;
   plan.tiles_m = shape.m <= 8 ? 1 : shape.m <= 16 ? 2 : shape.m <= 32 ? 4 : 8;
   plan.row_groups = (shape.n + kGroupRows - 1) / kGroupRows;
-  plan.units = units_along_k(format.bits, shape.k);
-  plan.groups = tiled_groups(format.bits, format.group_size, shape.k);
+  plan.units = units_along_k(shape.k);
+  plan.groups = tiled_groups(format.group_size, shape.k);
   if (format.group_size >= kUnitK) {
     plan.group_shift = 0;
     while (kUnitK << plan.group_shift < format.group_size) ++plan.group_shift;

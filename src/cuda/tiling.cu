@@ -17,14 +17,14 @@ constexpr int kThreads = 256;
 
 template <int kBits>
 struct Piece {
-  static constexpr int kUnits = kBlockK / unit_k(kBits);
+  static constexpr int kUnits = kBlockK / kUnitK;
   static constexpr int kRowWords = kBlockK * kBits / 32;
   // 4 words more than a multiple of 32: 8 rows, in which the lanes of a warp read, are then in banks 4 apart, and the
   // two words that a row's lanes look at (at 3 bits) do not meet the next row's.
   static constexpr int kPitch = kRowWords + 4;
 
   uint32_t packed[kGroupRows * kPitch];
-  alignas(16) uint32_t tiled[kUnits * 32 * unit_words(kBits)];
+  alignas(16) uint32_t tiled[kUnits * 32 * kBits];
 };
 
 // The piece of a block: which row group, which units, and where they lie.
@@ -40,7 +40,7 @@ struct Place {
     p.row_group = blockIdx.x / along_k;
     p.first_row = p.row_group * kGroupRows;
     p.first_unit = piece * Piece<kBits>::kUnits;
-    p.units = min(Piece<kBits>::kUnits, units_along_k(kBits, k) - p.first_unit);
+    p.units = min(Piece<kBits>::kUnits, units_along_k(k) - p.first_unit);
     p.valid_rows = static_cast<int>(min(static_cast<int64_t>(kGroupRows), rows - p.first_row));
     p.valid_words = min(kBlockK, k - piece * kBlockK) / 32 * kBits;
     p.first_word = static_cast<int64_t>(piece) * (kBlockK / 32 * kBits);
@@ -50,7 +50,7 @@ struct Place {
 
 template <int kBits>
 __device__ uint4* tiled_at(void* tiled, const Place& place, int k) {
-  const int64_t unit = place.row_group * units_along_k(kBits, k) + place.first_unit;
+  const int64_t unit = place.row_group * units_along_k(k) + place.first_unit;
   return reinterpret_cast<uint4*>(static_cast<uint8_t*>(tiled) + unit * unit_bytes(kBits));
 }
 
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kThreads) tile_kernel(const uint32_t* packed, 
   __syncthreads();
   for (int i = threadIdx.x; i < place.units * 32; i += kThreads) {
     const int unit = i / 32, lane = i % 32;
-    const uint32_t* const from = piece.packed + unit * (unit_k(kBits) / 32 * kBits);
+    const uint32_t* const from = piece.packed + unit * (kUnitK / 32 * kBits);
     const auto code = [from](int row, int at) -> uint32_t {
       const int bit = at * kBits;
       const uint32_t* word = from + row * P::kPitch + bit / 32;
@@ -79,9 +79,8 @@ __global__ void __launch_bounds__(kThreads) tile_kernel(const uint32_t* packed, 
       return value & ((1u << kBits) - 1);
     };
 #pragma unroll
-    for (int word = 0; word < unit_words(kBits); ++word) {
-      piece.tiled[unit * 32 * unit_words(kBits) + word_position(kBits, lane, word)] =
-          tiled_word(kBits, lane, word, code);
+    for (int word = 0; word < kBits; ++word) {
+      piece.tiled[unit * 32 * kBits + word_position(kBits, lane, word)] = tiled_word(kBits, lane, word, code);
     }
   }
   __syncthreads();
@@ -101,24 +100,23 @@ __global__ void __launch_bounds__(kThreads) untile_kernel(const void* tiled, uin
     reinterpret_cast<uint4*>(piece.tiled)[i] = __ldg(source + i);
   }
   __syncthreads();
-  // A thread makes the packed words of one row of a set: 64 codes.
-  static_assert(kGroupRows * kBlockK / kSetK == kThreads);
-  const int row = threadIdx.x % kGroupRows, set = threadIdx.x / kGroupRows;
-  const int unit = set / unit_sets(kBits), first_k = set % unit_sets(kBits) * kSetK;
+  // A thread makes the packed words of one row of a unit: 64 codes.
+  static_assert(kGroupRows * kBlockK / kUnitK == kThreads);
+  const int row = threadIdx.x % kGroupRows, unit = threadIdx.x / kGroupRows;
   if (unit < place.units) {
-    const uint32_t* const from = piece.tiled + unit * 32 * unit_words(kBits);
+    const uint32_t* const from = piece.tiled + unit * 32 * kBits;
     const auto word = [from](int lane, int index) { return from[word_position(kBits, lane, index)]; };
     constexpr int kWords = 2 * kBits;
     uint32_t words[kWords] = {};
 #pragma unroll
-    for (int j = 0; j < kSetK; ++j) {
-      const uint32_t code = tiled_code(kBits, row, first_k + j, word);
+    for (int j = 0; j < kUnitK; ++j) {
+      const uint32_t code = tiled_code(kBits, row, j, word);
       const int bit = j * kBits;
       words[bit / 32] |= code << bit % 32;
       if (bit % 32 + kBits > 32) words[bit / 32 + 1] |= code >> (32 - bit % 32);
     }
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) piece.packed[row * P::kPitch + set * kWords + i] = words[i];
+    for (int i = 0; i < kWords; ++i) piece.packed[row * P::kPitch + unit * kWords + i] = words[i];
   }
   __syncthreads();
   const int64_t row_words = static_cast<int64_t>(k) / 32 * kBits;

@@ -12,16 +12,16 @@ namespace {
 TEST(Layout, EveryCodeOfAUnitComesBack) {
   auto random = fresh_random();
   for (const int bits : {2, 3, 4}) {
-    std::vector<uint32_t> codes(static_cast<size_t>(kGroupRows * unit_k(bits)));
+    std::vector<uint32_t> codes(static_cast<size_t>(kGroupRows * kUnitK));
     for (uint32_t& code : codes) code = static_cast<uint32_t>(random_between(random, 0, (1 << bits) - 1));
     std::vector<uint32_t> unit(static_cast<size_t>(unit_bytes(bits) / 4), 0xdeadbeef);
     std::vector<int> written(unit.size()), read(codes.size());
     for (int lane = 0; lane < 32; ++lane) {
-      for (int word = 0; word < unit_words(bits); ++word) {
+      for (int word = 0; word < bits; ++word) {
         const auto at = static_cast<size_t>(word_position(bits, lane, word));
         ++written.at(at);
         unit.at(at) = tiled_word(bits, lane, word, [&](int row, int k) {
-          const auto index = static_cast<size_t>(row * unit_k(bits) + k);
+          const auto index = static_cast<size_t>(row * kUnitK + k);
           ++read.at(index);
           return codes.at(index);
         });
@@ -30,11 +30,11 @@ TEST(Layout, EveryCodeOfAUnitComesBack) {
     EXPECT_EQ(written, std::vector<int>(unit.size(), 1)) << bits << " bits";
     for (const int count : read) ASSERT_GE(count, 1) << bits << " bits";
     for (int row = 0; row < kGroupRows; ++row) {
-      for (int k = 0; k < unit_k(bits); ++k) {
+      for (int k = 0; k < kUnitK; ++k) {
         const auto word_of = [&](int lane, int word) {
           return unit[static_cast<size_t>(word_position(bits, lane, word))];
         };
-        ASSERT_EQ(tiled_code(bits, row, k, word_of), codes[static_cast<size_t>(row * unit_k(bits) + k)])
+        ASSERT_EQ(tiled_code(bits, row, k, word_of), codes[static_cast<size_t>(row * kUnitK + k)])
             << bits << " bits, row " << row << ", k " << k;
       }
     }
@@ -49,16 +49,14 @@ TEST(Layout, ScalesOfARowGroupHaveAPlaceEach) {
 
 // Kernels read whole units: a K that ends inside one needs padding, and scale groups for it.
 TEST(Layout, PaddingCoversKAndItsGroups) {
-  for (const int bits : {2, 3, 4}) {
-    for (int k = 32; k <= 1024; k += 32) {
-      const int padded = units_along_k(bits, k) * unit_k(bits);
-      EXPECT_GE(padded, k);
-      EXPECT_LT(padded - k, unit_k(bits));
-      EXPECT_EQ(tiled_groups(bits, -1, k), 1);
-      for (const int group : {32, 64, 128, 256}) {
-        EXPECT_GE(tiled_groups(bits, group, k) * group, padded);
-        EXPECT_LT((tiled_groups(bits, group, k) - 1) * group, padded);
-      }
+  for (int k = 32; k <= 1024; k += 32) {
+    const int padded = units_along_k(k) * kUnitK;
+    EXPECT_GE(padded, k);
+    EXPECT_LT(padded - k, kUnitK);
+    EXPECT_EQ(tiled_groups(-1, k), 1);
+    for (const int group : {32, 64, 128, 256}) {
+      EXPECT_GE(tiled_groups(group, k) * group, padded);
+      EXPECT_LT((tiled_groups(group, k) - 1) * group, padded);
     }
   }
 }

@@ -104,7 +104,7 @@ struct Table {
   }
 };
 
-// Fragment `fragment` (0..3) of a set, whose words are `words`, as registers a0..a3.
+// Fragment `fragment` (0..3) of a unit, whose words are `words`, as registers a0..a3.
 // kPermutes (2 bits): how many of the four fragments are decoded by byte permutes instead of lookups: it takes
 // work from shared memory, whose 16 passes a unit bind at few bits, and gives a little more to the integer pipe.
 template <int kBits, int kPermutes>
