@@ -15,6 +15,8 @@
 #include "flute/error.hpp"
 #include "flute/gemm.hpp"
 #include "flute/threads.hpp"
+#include "random_packed.hpp"
+#include "shapes.hpp"
 
 namespace flute {
 namespace {
@@ -31,57 +33,20 @@ double tolerance(DType dtype, int64_t rows) {
   return rows >= 64 ? promise : promise * (1 + 2 / std::sqrt(static_cast<double>(rows)));
 }
 
-struct Draw {
-  int64_t m = 1, k = 64;
-  std::vector<int64_t> rows = {16};  ///< of each segment
-  int bits = 4;
-  int64_t group_size = 64;
-  DType dtype = DType::kF32, scale_dtype = DType::kF16;
-  bool per_row = false, offsets = false, bias = false;
+struct Draw : PackedDraw {
+  int64_t m = 1;
+  DType dtype = DType::kF32;
+  bool bias = false;
   int64_t pad_x = 0, pad_y = 0;
 
   std::string text() const {
-    return "m " + std::to_string(m) + ", n " + ::testing::PrintToString(rows) + ", k " + std::to_string(k) + ", bits " +
-           std::to_string(bits) + ", group " + std::to_string(group_size) + ", " + std::string(dtype_name(dtype)) +
-           ", scales " + std::string(dtype_name(scale_dtype)) + (per_row ? ", table per row" : "") +
-           (offsets ? ", offsets" : "") + (bias ? ", bias" : "") + ", pads " + std::to_string(pad_x) + " " +
-           std::to_string(pad_y);
+    return "m " + std::to_string(m) + ", " + PackedDraw::text() + ", " + std::string(dtype_name(dtype)) +
+           (bias ? ", bias" : "") + ", pads " + std::to_string(pad_x) + " " + std::to_string(pad_y);
   }
 };
 
-std::vector<std::byte> random_values(std::mt19937_64& random, DType dtype, int64_t count, float low, float high) {
-  std::uniform_real_distribution<float> uniform(low, high);
-  std::vector<std::byte> values(static_cast<size_t>(count) * dtype_size(dtype));
-  for (int64_t i = 0; i < count; ++i) store_from_f32(values.data(), dtype, static_cast<size_t>(i), uniform(random));
-  return values;
-}
-
-std::vector<PackedMatrix> random_segments(std::mt19937_64& random, const Draw& draw) {
-  std::vector<PackedMatrix> segments;
-  for (const int64_t n : draw.rows) {
-    PackedMatrix matrix;
-    matrix.n = n;
-    matrix.k = draw.k;
-    matrix.bits = draw.bits;
-    matrix.group_size = draw.group_size;
-    matrix.scale_dtype = draw.scale_dtype;
-    matrix.codes.resize(static_cast<size_t>(n * draw.k / 32 * draw.bits));
-    for (uint32_t& word : matrix.codes) word = static_cast<uint32_t>(random());
-    const int64_t scales = n * matrix.view().groups();
-    matrix.scales = random_values(random, draw.scale_dtype, scales, 0.5f, 2.0f);
-    if (draw.offsets) matrix.offsets = random_values(random, draw.scale_dtype, scales, -0.5f, 0.5f);
-    matrix.codebook.resize((size_t{1} << draw.bits) * static_cast<size_t>(draw.per_row ? n : 1));
-    std::uniform_real_distribution<float> uniform(-1, 1);
-    for (float& value : matrix.codebook) value = uniform(random);
-    segments.push_back(std::move(matrix));
-  }
-  return segments;
-}
-
 Matrix make_matrix(const std::vector<PackedMatrix>& segments) {
-  std::vector<PackedView> views;
-  for (const PackedMatrix& segment : segments) views.push_back(segment.view());
-  return Matrix::from_packed(Device{}, views);
+  return Matrix::from_packed(Device{}, views_of(segments));
 }
 
 std::vector<float> dequantized(const std::vector<PackedMatrix>& segments, DType dtype) {
@@ -173,12 +138,6 @@ double guarded_error(std::mt19937_64& random, const Draw& draw, const std::vecto
   return norm == 0 ? difference : std::sqrt(difference / norm);
 }
 
-int64_t total_rows(const Draw& draw) {
-  int64_t n = 0;
-  for (const int64_t rows : draw.rows) n += rows;
-  return n;
-}
-
 Draw random_draw(std::mt19937_64& random) {
   constexpr int64_t kGroups[] = {32, 64, 128, 256, -1};
   constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16};
@@ -225,9 +184,9 @@ TEST_P(Gemm, RandomDrawsAgreeWithFloat64AndStayInTheirBuffers) {
     const Draw draw = random_draw(random);
     const auto segments = random_segments(random, draw);
     const Matrix matrix = make_matrix(segments);
-    const double error = guarded_error(random, draw, dequantized(segments, draw.dtype), total_rows(draw),
+    const double error = guarded_error(random, draw, dequantized(segments, draw.dtype), draw.n(),
                                        [&](const GemmArgs& args) { gemm(matrix, args, {.threads = &pool}); });
-    ASSERT_LE(error, tolerance(draw.dtype, total_rows(draw))) << draw.text();
+    ASSERT_LE(error, tolerance(draw.dtype, draw.n())) << draw.text();
   }
 }
 
@@ -314,32 +273,25 @@ TEST_P(Gemm, DenseMatricesAgreeWithFloat64) {
     }
     const cpu::DenseMatrix matrix(views, &pool);
     const double error =
-        guarded_error(random, draw, weights, total_rows(draw), [&](const GemmArgs& args) { matrix.gemm(args, &pool); });
-    ASSERT_LE(error, tolerance(draw.dtype, total_rows(draw))) << draw.text();
+        guarded_error(random, draw, weights, draw.n(), [&](const GemmArgs& args) { matrix.gemm(args, &pool); });
+    ASSERT_LE(error, tolerance(draw.dtype, draw.n())) << draw.text();
   }
 }
 
 /// The shapes of the models that FLUTE is made for; a few rows of each result are compared with float64.
 TEST_P(Gemm, ModelShapes) {
-  struct Shape {
-    int64_t n, k;
-  };
-  std::vector<Shape> shapes = {{384, 384},   {1024, 384}, {384, 1024},  {3072, 256},
-                               {4224, 4160}, {1152, 640}, {1024, 4096}, {64, 28672}};
+  std::vector<MatrixShape> shapes(std::begin(kAwkwardShapes), std::end(kAwkwardShapes));
   std::vector<int64_t> tokens = {1, 16, 17};
   if (std::getenv("FLUTE_TEST_ALL_SHAPES") != nullptr) {
-    for (const Shape shape :
-         {Shape{6144, 4096}, {4096, 4096},  {28672, 4096}, {4096, 14336}, {14336, 4096}, {10240, 8192}, {8192, 8192},
-          {57344, 8192},     {8192, 28672}, {5120, 8192},  {8192, 4096},  {28672, 8192}, {8192, 14336}, {2560, 8192},
-          {14336, 8192},     {8192, 2048},  {8192, 7168},  {8192, 3584},  {3584, 4096},  {28672, 3584}, {3584, 14336},
-          {8192, 4608},      {4608, 4096},  {73728, 4608}, {4608, 36864}, {11008, 4096}}) {
-      shapes.push_back(shape);
-    }
-    tokens = {1, 2, 3, 4, 7, 8, 13, 16, 17, 32, 33, 53, 64, 96, 128, 256, 257, 512, 1024, 4096};
+    shapes.insert(shapes.end(), std::begin(kModelShapes), std::end(kModelShapes));
+    tokens.assign(std::begin(kTokenCounts), std::end(kTokenCounts));
+  } else {
+    shapes.pop_back();  // large
+    shapes.insert(shapes.end(), {{1024, 4096}, {64, 28672}});
   }
   auto random = fresh_random();
   ThreadPool pool;
-  for (const Shape& shape : shapes) {
+  for (const MatrixShape& shape : shapes) {
     Draw draw;
     draw.k = shape.k;
     draw.rows = {shape.n};

@@ -11,47 +11,10 @@
 #include "flute/error.hpp"
 #include "flute/gemm.hpp"
 #include "flute/threads.hpp"
+#include "random_packed.hpp"
 
 namespace flute {
 namespace {
-
-/// Random bytes as values of `dtype`, without NaN and infinity: a copy must keep every one of them.
-std::vector<std::byte> random_finite(std::mt19937_64& random, DType dtype, int64_t count) {
-  std::vector<std::byte> values(static_cast<size_t>(count) * dtype_size(dtype));
-  for (std::byte& byte : values) byte = static_cast<std::byte>(random());
-  for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
-    if (!(std::abs(load_as_f32(values.data(), dtype, i)) <= std::numeric_limits<float>::max())) {
-      store_from_f32(values.data(), dtype, i, -0.0f);
-    }
-  }
-  return values;
-}
-
-struct Format {
-  int64_t k = 64;
-  int bits = 4;
-  int64_t group_size = 64;
-  DType scale_dtype = DType::kF16;
-  bool per_row = false, offsets = false;
-};
-
-PackedMatrix random_packed(std::mt19937_64& random, int64_t n, const Format& format) {
-  PackedMatrix matrix;
-  matrix.n = n;
-  matrix.k = format.k;
-  matrix.bits = format.bits;
-  matrix.group_size = format.group_size;
-  matrix.scale_dtype = format.scale_dtype;
-  matrix.codes.resize(static_cast<size_t>(n * matrix.view().words_per_row()));
-  for (uint32_t& word : matrix.codes) word = static_cast<uint32_t>(random());
-  const int64_t scales = n * matrix.view().groups();
-  matrix.scales = random_finite(random, format.scale_dtype, scales);
-  if (format.offsets) matrix.offsets = random_finite(random, format.scale_dtype, scales);
-  matrix.codebook.resize((size_t{1} << format.bits) * static_cast<size_t>(format.per_row ? n : 1));
-  const auto values = random_finite(random, DType::kF32, static_cast<int64_t>(matrix.codebook.size()));
-  std::memcpy(matrix.codebook.data(), values.data(), values.size());
-  return matrix;
-}
 
 /// The same fields, bit for bit: -0 is not 0.
 void expect_same(const PackedMatrix& found, const PackedMatrix& expected) {
@@ -74,7 +37,7 @@ TEST(Matrix, ToPackedGivesBackWhatItWasMadeFrom) {
   for (int bits = 1; bits <= 8; ++bits) {
     for (const int64_t group_size : {32, 64, 128, 256, -1}) {
       for (const DType scale_dtype : kTypes) {
-        Format format;
+        PackedDraw format;
         format.bits = bits;
         format.k = 32 * random_between(random, 1, 13);  // most leave a short last group
         format.group_size = group_size;
@@ -86,7 +49,7 @@ TEST(Matrix, ToPackedGivesBackWhatItWasMadeFrom) {
           format.offsets = random_between(random, 0, 1) == 1;
           const bool last = i + 1 == count;
           segments.push_back(
-              random_packed(random, last ? random_between(random, 1, 70) : 32 * random_between(random, 1, 3), format));
+              random_packed(random, format, last ? random_between(random, 1, 70) : 32 * random_between(random, 1, 3)));
         }
         std::vector<PackedView> views;
         int64_t n = 0;
@@ -124,11 +87,7 @@ std::string error_of(ErrorCode code, const std::function<void()>& action) {
   return "";
 }
 
-Matrix stack(const std::vector<PackedMatrix>& segments) {
-  std::vector<PackedView> views;
-  for (const PackedMatrix& segment : segments) views.push_back(segment.view());
-  return Matrix::from_packed(Device{}, views);
-}
+Matrix stack(const std::vector<PackedMatrix>& segments) { return Matrix::from_packed(Device{}, views_of(segments)); }
 
 std::string stack_error(const std::vector<PackedMatrix>& segments) {
   return error_of(ErrorCode::kInvalidArgument, [&] { (void)stack(segments); });
@@ -136,30 +95,30 @@ std::string stack_error(const std::vector<PackedMatrix>& segments) {
 
 TEST(Matrix, RefusesSegmentsThatDoNotStack) {
   auto random = fresh_random();
-  const Format format;
-  const PackedMatrix good = random_packed(random, 32, format);
+  const PackedDraw format;
+  const PackedMatrix good = random_packed(random, format, 32);
   EXPECT_EQ(stack_error({}), "matrix: expected 1..4 segments, found 0");
   EXPECT_EQ(stack_error({good, good, good, good, good}), "matrix: expected 1..4 segments, found 5");
-  EXPECT_EQ(stack_error({good, random_packed(random, 33, format), good}),
+  EXPECT_EQ(stack_error({good, random_packed(random, format, 33), good}),
             "matrix: segment 1: expected a multiple of 32 rows before another segment, found 33");
-  EXPECT_EQ(stack({good, random_packed(random, 33, format)}).n(), 65);  // the last one may have any number
+  EXPECT_EQ(stack({good, random_packed(random, format, 33)}).n(), 65);  // the last one may have any number
 
   const std::string expected = "expected K 64, 4 bits, group size 64 as in segment 0, found ";
-  Format other = format;
+  PackedDraw other = format;
   other.bits = 3;
-  EXPECT_EQ(stack_error({good, random_packed(random, 32, other)}), "matrix: segment 1: " + expected + "64, 3, 64");
+  EXPECT_EQ(stack_error({good, random_packed(random, other, 32)}), "matrix: segment 1: " + expected + "64, 3, 64");
   other = format;
   other.group_size = 128;
-  EXPECT_EQ(stack_error({good, good, random_packed(random, 32, other)}),
+  EXPECT_EQ(stack_error({good, good, random_packed(random, other, 32)}),
             "matrix: segment 2: " + expected + "64, 4, 128");
   other = format;
   other.k = 96;
-  EXPECT_EQ(stack_error({good, random_packed(random, 32, other)}), "matrix: segment 1: " + expected + "96, 4, 64");
+  EXPECT_EQ(stack_error({good, random_packed(random, other, 32)}), "matrix: segment 1: " + expected + "96, 4, 64");
 }
 
 TEST(Matrix, RefusesASegmentThatIsNotAsDocumented) {
   auto random = fresh_random();
-  const PackedMatrix good = random_packed(random, 32, {});
+  const PackedMatrix good = random_packed(random, {}, 32);
   PackedMatrix bad = good;
   bad.codes.pop_back();
   EXPECT_EQ(stack_error({good, bad}), "matrix: segment 1: codes: expected 32 x 8 words, found 255");
@@ -176,7 +135,7 @@ TEST(Matrix, RefusesASegmentThatIsNotAsDocumented) {
 
 TEST(Matrix, SegmentsThatAreNotThereAreRefused) {
   auto random = fresh_random();
-  const std::vector<PackedMatrix> segments = {random_packed(random, 32, {}), random_packed(random, 8, {})};
+  const std::vector<PackedMatrix> segments = {random_packed(random, {}, 32), random_packed(random, {}, 8)};
   const Matrix matrix = stack(segments);
   EXPECT_EQ(matrix.device(), Device{});
   for (const int segment : {-1, 2}) {
@@ -187,7 +146,7 @@ TEST(Matrix, SegmentsThatAreNotThereAreRefused) {
 
 TEST(Matrix, GemmNamesTheArgumentThatCannotBe) {
   auto random = fresh_random();
-  const Matrix matrix = stack({random_packed(random, 40, {})});
+  const Matrix matrix = stack({random_packed(random, {}, 40)});
   std::vector<float> x(3 * 64), y(3 * 40, 7.0f);
   GemmArgs good;
   good.m = 3;

@@ -8,40 +8,10 @@
 #include "base/seed.hpp"
 #include "flute/error.hpp"
 #include "flute/packed.hpp"
+#include "random_packed.hpp"
 
 namespace flute {
 namespace {
-
-struct Format {
-  int64_t n, k;
-  int bits;
-  int64_t group_size;
-  DType scale_dtype;
-  bool per_row, offsets;
-};
-
-float random_normal(std::mt19937_64& random) { return std::normal_distribution<float>()(random); }
-
-PackedMatrix random_matrix(const Format& format, std::mt19937_64& random) {
-  PackedMatrix matrix;
-  matrix.n = format.n;
-  matrix.k = format.k;
-  matrix.bits = format.bits;
-  matrix.group_size = format.group_size;
-  matrix.scale_dtype = format.scale_dtype;
-  matrix.codes.resize(static_cast<size_t>(format.n * format.k / 32 * format.bits));
-  for (uint32_t& word : matrix.codes) word = static_cast<uint32_t>(random());
-  const auto scales = static_cast<size_t>(format.n * matrix.view().groups());
-  const auto fill = [&](std::vector<std::byte>& values) {
-    values.resize(scales * dtype_size(format.scale_dtype));
-    for (size_t i = 0; i < scales; ++i) store_from_f32(values.data(), format.scale_dtype, i, random_normal(random));
-  };
-  fill(matrix.scales);
-  if (format.offsets) fill(matrix.offsets);
-  matrix.codebook.resize((size_t{1} << format.bits) * static_cast<size_t>(format.per_row ? format.n : 1));
-  for (float& value : matrix.codebook) value = random_normal(random);
-  return matrix;
-}
 
 // The definition, one weight at a time.
 float dequantized(const PackedView& matrix, int64_t row, int64_t column, DType out) {
@@ -69,20 +39,20 @@ TEST(Dequantize, FollowsTheDefinitionBitForBit) {
     const auto pick = [&](std::initializer_list<int64_t> from) {
       return from.begin()[random_between(random, 0, static_cast<int64_t>(from.size()) - 1)];
     };
-    Format format;
-    format.n = random_between(random, 1, 9);
+    const int64_t n = random_between(random, 1, 9);
+    PackedDraw format;
     format.k = 32 * random_between(random, 1, 20);
     format.bits = static_cast<int>(random_between(random, 1, 8));
     format.group_size = pick({32, 64, 128, 256, -1});
     format.scale_dtype = static_cast<DType>(pick({0, 1, 2}));
-    format.per_row = pick({0, 1}) == 1 && format.n > 1;
+    format.per_row = pick({0, 1}) == 1 && n > 1;
     format.offsets = pick({0, 1}) == 1;
     const auto out = static_cast<DType>(pick({0, 1, 2}));
-    const PackedMatrix matrix = random_matrix(format, random);
+    const PackedMatrix matrix = random_ordinary(random, format, n);
     validate(matrix.view(), "matrix");
 
-    const int64_t begin = random_between(random, 0, format.n);
-    const int64_t end = random_between(random, begin, format.n);
+    const int64_t begin = random_between(random, 0, n);
+    const int64_t end = random_between(random, begin, n);
     std::vector<std::byte> rows(static_cast<size_t>((end - begin) * format.k) * dtype_size(out));
     dequantize_rows(matrix.view(), begin, end, out, rows.data());
     for (int64_t row = begin; row < end; ++row) {
@@ -98,8 +68,8 @@ TEST(Dequantize, FollowsTheDefinitionBitForBit) {
 
 TEST(Dequantize, RefusesRowsOutsideTheMatrix) {
   auto random = fresh_random();
-  const PackedMatrix matrix = random_matrix({4, 32, 4, 32, DType::kF16, false, false}, random);
-  float out[32];
+  const PackedMatrix matrix = random_ordinary(random, {}, 4);
+  float out[4 * 64];
   for (const auto& [begin, end] : {std::pair{-1, 1}, {2, 1}, {4, 5}}) {
     EXPECT_THROW(dequantize_rows(matrix.view(), begin, end, DType::kF32, out), Error);
   }
@@ -108,7 +78,8 @@ TEST(Dequantize, RefusesRowsOutsideTheMatrix) {
 TEST(PackedView, CountsItsBytes) {
   auto random = fresh_random();
   // K = 96 at group 64: two groups, the second one short.
-  const PackedMatrix matrix = random_matrix({2, 96, 3, 64, DType::kBF16, true, true}, random);
+  const PackedMatrix matrix = random_ordinary(
+      random, {.k = 96, .bits = 3, .group_size = 64, .scale_dtype = DType::kBF16, .per_row = true, .offsets = true}, 2);
   EXPECT_EQ(matrix.view().groups(), 2);
   EXPECT_EQ(matrix.view().words_per_row(), 9);
   EXPECT_EQ(matrix.view().bytes(), 2u * 9 * 4 + 2u * 2 * 2 * 2 + 2u * 8 * 4);
@@ -116,7 +87,8 @@ TEST(PackedView, CountsItsBytes) {
 
 TEST(PackedView, ValidationNamesWhatIsWrong) {
   auto random = fresh_random();
-  const PackedMatrix matrix = random_matrix({2, 64, 2, 32, DType::kF32, true, true}, random);
+  const PackedMatrix matrix = random_ordinary(
+      random, {.k = 64, .bits = 2, .group_size = 32, .scale_dtype = DType::kF32, .per_row = true, .offsets = true}, 2);
   const auto message = [&](const std::function<void(PackedView&)>& spoil) -> std::string {
     PackedView view = matrix.view();
     spoil(view);

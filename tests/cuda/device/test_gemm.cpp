@@ -5,6 +5,7 @@
 #include "cuda/device/device_test.hpp"
 #include "cuda/device/reference.hpp"
 #include "cuda/random_matrix.hpp"
+#include "shapes.hpp"
 
 namespace flute {
 namespace {
@@ -86,16 +87,12 @@ struct Case {
   std::unique_ptr<DeviceMemory> weights, x, bias, expected, squares;
 };
 
-constexpr int64_t kTokens[] = {1, 2, 3, 4, 7, 8, 13, 16, 17, 32, 33, 53, 64, 96, 128, 256, 257, 512, 1024, 4096};
-
 // Shapes that fit no tile, at every number of tokens that the benchmarks use.
 TEST_F(CudaGemm, AwkwardShapesAgreeWithFloat64) {
   auto random = fresh_random();
-  const std::pair<int64_t, int64_t> shapes[] = {{384, 384},   {1024, 384}, {384, 1024},  {3072, 256},
-                                                {4224, 4160}, {1152, 640}, {11008, 4096}};
   constexpr int64_t kGroups[] = {32, 64, 128, 256, -1};
   int count = 0;
-  for (const auto& [n, k] : shapes) {
+  for (const auto& [n, k] : kAwkwardShapes) {
     for (const int bits : {2, 3, 4}) {
       for (const DType dtype : {DType::kF16, DType::kBF16}) {
         Draw draw;
@@ -105,7 +102,7 @@ TEST_F(CudaGemm, AwkwardShapesAgreeWithFloat64) {
         draw.group_size = kGroups[count++ % 5];
         draw.dtype = draw.scale_dtype = dtype;
         const Case one(random, draw, n > 10000 ? 257 : 4096, 0, false);
-        for (const int64_t m : kTokens) {
+        for (const int64_t m : kTokenCounts) {
           if (m <= one.m) one.expect(m, 0);
         }
         if (HasFailure()) return;  // one shape's worth of messages is enough
