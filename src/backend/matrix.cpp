@@ -70,6 +70,11 @@ void workspace_init(Device device, void* workspace, size_t bytes, void* stream) 
 }
 
 void gemm(const Matrix& matrix, const GemmArgs& args, const Execution& execution) {
+  const size_t needed = matrix.impl().workspace_bytes(args.m, args.dtype);
+  if (execution.workspace_bytes < needed) {
+    fail(ErrorCode::kInvalidArgument, "gemm: expected a workspace of {} bytes for {} tokens, found {}", needed, args.m,
+         execution.workspace_bytes);
+  }
   matrix.impl().multiply(args, execution);
 }
 

@@ -14,6 +14,7 @@
 
 #include "base/seed.hpp"
 #include "capi/c_caller.h"
+#include "capi/capi_test.hpp"
 #include "flute/flute.h"
 #include "flute/flute.hpp"
 
@@ -23,14 +24,6 @@ using ::testing::Test;
 
 constexpr flute_device kCpu = {FLUTE_CPU, 0};
 
-struct Destroy {
-  void operator()(flute_packed* packed) const { flute_packed_destroy(packed); }
-  void operator()(flute_matrix* matrix) const { flute_matrix_destroy(matrix); }
-  void operator()(flute_checkpoint* checkpoint) const { flute_checkpoint_destroy(checkpoint); }
-};
-template <typename Handle>
-using Owned = std::unique_ptr<Handle, Destroy>;
-
 std::vector<float> normal_values(size_t count) {
   auto random = flute::fresh_random();
   std::normal_distribution<float> normal;
@@ -38,15 +31,6 @@ std::vector<float> normal_values(size_t count) {
   for (float& value : values) value = normal(random);
   return values;
 }
-
-// The last error's text; asserting on parts of it says which argument must be named.
-std::string message() { return flute_last_error_message(); }
-#define EXPECT_ERROR(call, expected_status, part)                                              \
-  do {                                                                                         \
-    EXPECT_EQ(call, expected_status) << message();                                             \
-    EXPECT_NE(message().find(part), std::string::npos) << "message was: " << message();        \
-    EXPECT_EQ(message().find('\n'), std::string::npos) << "more than one line: " << message(); \
-  } while (false)
 
 // Arguments for a 3-bit matrix of 64 x 96 in groups of 32; the test changes what it is about.
 struct QuantizeCase {

@@ -10,19 +10,6 @@
 namespace flute {
 namespace {
 
-class Stream {
- public:
-  Stream() { succeed(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
-  ~Stream() { (void)cudaStreamDestroy(stream_); }
-  Stream(const Stream&) = delete;
-  Stream& operator=(const Stream&) = delete;
-  cudaStream_t get() const { return stream_; }
-  void wait() const { succeed(cudaStreamSynchronize(stream_)); }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
-
 class CudaStreams : public OnDevice {
  protected:
   static constexpr int64_t kN = 2048, kK = 2048;
