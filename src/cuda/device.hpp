@@ -17,6 +17,13 @@ void check(cudaError_t error, std::string_view what);
 /// built.
 DeviceLimits open_device(int index);
 
+/// The compute capability that the kernels a device runs were compiled for: 90 on Hopper (sm_90a), else 80. The driver
+/// takes the machine code that fits its card best. CUDA_FORCE_PTX_JIT=1 in the environment makes it compile the PTX
+/// instead, which the library has for 80 alone: that is how the target for earlier cards runs, and is tested, on
+/// Hopper. Code for 80 has no griddepcontrol instructions: launched as a dependent launch it would not wait for its
+/// predecessor.
+int kernel_target(int index);
+
 /// Makes a device the calling thread's current one for a scope.
 class DeviceScope {
  public:

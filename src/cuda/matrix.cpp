@@ -88,7 +88,7 @@ class CudaMatrix final : public Matrix::Impl {
   DeviceBuffer memory_;                        ///< codes, scales, codebooks
   size_t scales_offset_ = 0, codebooks_offset_ = 0;
   std::array<Multiply, kMaxDecodeTokens> multiplies_;  ///< of 1, 2, ... tokens
-  bool waits_for_previous_ = false;  ///< the kernels were compiled for a target with programmatic dependent launch
+  bool waits_for_previous_ = false;  ///< the kernels are of a target with programmatic dependent launch
 };
 
 CudaMatrix::CudaMatrix(Device where, std::span<const PackedView> segments, DType dtype)
@@ -126,6 +126,7 @@ CudaMatrix::CudaMatrix(Device where, std::span<const PackedView> segments, DType
 
 /// Plans for every number of tokens that one launch takes, and their kernels loaded: a call has nothing to set up.
 void CudaMatrix::make_multiplies() {
+  waits_for_previous_ = kernel_target(device.index) >= 90;
   std::vector<DecodeKernel> ready;
   for (int m = 1; m <= kMaxDecodeTokens && n() > 0; ++m) {
     Multiply& multiply = multiplies_[m - 1];
@@ -139,8 +140,6 @@ void CudaMatrix::make_multiplies() {
       cudaFuncAttributes attributes = {};  // asking for them loads the kernel, which a captured call could not
       check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(multiply.kernel)), "matrix: kernel");
       check(prepare_decode_kernel(multiply.kernel, limits_), "matrix: kernel");
-      // Code for earlier targets, which a later card may run, too, does not wait for the kernel before.
-      waits_for_previous_ = attributes.ptxVersion >= 90;
       ready.push_back(multiply.kernel);
     }
   }
