@@ -25,12 +25,26 @@ __global__ void __launch_bounds__(kThreads) read_kernel(const uint4* data, size_
   if (sum == 0x9e3779b9u) *sink = sum;  // so that nothing is optimised away
 }
 
-__global__ void __launch_bounds__(kThreads) fill_kernel(uint16_t* out, size_t count, DType dtype) {
+constexpr int kFillBlocks = 1024;
+
+// splitmix64: number `index` of the sequence that begins at `seed`.
+__device__ uint64_t random_bits(uint64_t seed, size_t index) {
+  uint64_t x = seed + (index + 1) * 0x9e3779b97f4a7c15ull;
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+  return x ^ x >> 31;
+}
+
+__global__ void __launch_bounds__(kThreads) fill_bits_kernel(uint64_t* out, size_t count, uint64_t seed) {
   for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < count; i += gridDim.x * size_t{kThreads}) {
-    uint64_t x = (i + 1) * 0x9e3779b97f4a7c15ull;  // splitmix64
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-    const float value = static_cast<float>((x ^ x >> 31) >> 40) * 0x1p-23f - 1;
+    out[i] = random_bits(seed, i);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    fill_uniform_kernel(uint16_t* out, size_t count, DType dtype, float low, float high, uint64_t seed) {
+  for (size_t i = blockIdx.x * size_t{kThreads} + threadIdx.x; i < count; i += gridDim.x * size_t{kThreads}) {
+    const float value = low + (high - low) * (static_cast<float>(random_bits(seed, i) >> 40) * 0x1p-24f);
     out[i] =
         dtype == DType::kF16 ? __half_as_ushort(__float2half(value)) : __bfloat16_as_ushort(__float2bfloat16(value));
   }
@@ -49,8 +63,14 @@ cudaError_t read_once(const void* data, size_t bytes, int variant, int sm_count,
   return cudaGetLastError();
 }
 
-cudaError_t fill_random(void* out, size_t count, DType dtype, cudaStream_t stream) {
-  fill_kernel<<<1024, kThreads, 0, stream>>>(static_cast<uint16_t*>(out), count, dtype);
+cudaError_t fill_bits(void* out, size_t bytes, uint64_t seed, cudaStream_t stream) {
+  fill_bits_kernel<<<kFillBlocks, kThreads, 0, stream>>>(static_cast<uint64_t*>(out), bytes / 8, seed);
+  return cudaGetLastError();
+}
+
+cudaError_t fill_uniform(void* out, size_t count, DType dtype, float low, float high, uint64_t seed,
+                         cudaStream_t stream) {
+  fill_uniform_kernel<<<kFillBlocks, kThreads, 0, stream>>>(static_cast<uint16_t*>(out), count, dtype, low, high, seed);
   return cudaGetLastError();
 }
 

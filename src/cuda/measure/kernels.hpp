@@ -13,7 +13,10 @@ namespace flute::cuda {
 constexpr int kReadVariants = 4;
 cudaError_t read_once(const void* data, size_t bytes, int variant, int sm_count, uint32_t* sink, cudaStream_t stream);
 
-/// Uniform values in [-1, 1) of fp16 or bf16.
-cudaError_t fill_random(void* out, size_t count, DType dtype, cudaStream_t stream);
+/// The same seed gives the same values. Random bits: `bytes`, a multiple of 8.
+cudaError_t fill_bits(void* out, size_t bytes, uint64_t seed, cudaStream_t stream);
+/// `count` uniform values in [low, high) of fp16 or bf16.
+cudaError_t fill_uniform(void* out, size_t count, DType dtype, float low, float high, uint64_t seed,
+                         cudaStream_t stream);
 
 }  // namespace flute::cuda

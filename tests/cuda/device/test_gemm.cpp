@@ -3,7 +3,8 @@
 
 #include "base/seed.hpp"
 #include "cuda/device/device_test.hpp"
-#include "cuda/device/reference.hpp"
+#include "cuda/device/work.hpp"
+#include "cuda/measure/reference.hpp"
 #include "cuda/random_matrix.hpp"
 #include "shapes.hpp"
 
@@ -11,9 +12,6 @@ namespace flute {
 namespace {
 
 class CudaGemm : public OnDevice {};
-
-// The promise of the library for 16-bit results: the final rounding, and that of weights, which a kernel may leave out.
-double tolerance(DType dtype) { return dtype == DType::kF16 ? 5e-4 : 4e-3; }
 
 constexpr int64_t kGuard = 4096;  // elements before and behind y
 
@@ -41,15 +39,15 @@ struct Case {
     }
     expected = std::make_unique<DeviceMemory>(static_cast<size_t>(m * draw.n()) * 8);
     squares = std::make_unique<DeviceMemory>(static_cast<size_t>(m * draw.n()) * 8);
-    reference_multiply(weights->data(), x->data(), ldx, bias ? bias->data() : nullptr, expected_y(),
-                       reinterpret_cast<double*>(squares->data()), m, draw.n(), draw.k, draw.dtype);
+    cuda::reference_multiply(weights->data(), x->data(), ldx, bias ? bias->data() : nullptr, expected_y(),
+                             reinterpret_cast<double*>(squares->data()), m, draw.n(), draw.k, draw.dtype);
     succeed(cudaDeviceSynchronize());
   }
 
   double* expected_y() const { return reinterpret_cast<double*>(expected->data()); }
 
   /// Multiplies the first `tokens` into a guarded buffer of NaN.
-  Comparison run(int64_t tokens, int64_t pad_y, bool dependent_launch = true) const {
+  cuda::Comparison run(int64_t tokens, int64_t pad_y, bool dependent_launch = true) const {
     const int64_t ldy = draw.n() + pad_y;
     const DeviceMemory y(static_cast<size_t>(2 * kGuard + tokens * ldy) * 2);
     const size_t bytes = gemm_workspace_bytes(*matrix, tokens, draw.dtype);
@@ -68,17 +66,17 @@ struct Case {
     execution.workspace_bytes = bytes;
     execution.dependent_launch = dependent_launch;
     gemm(*matrix, args, execution);
-    return compare(y.data(), kGuard, ldy, expected_y(), reinterpret_cast<double*>(squares->data()), tokens, draw.n(),
-                   draw.dtype);
+    return cuda::compare(y.data(), kGuard, ldy, expected_y(), reinterpret_cast<double*>(squares->data()), tokens,
+                         draw.n(), draw.dtype);
   }
 
   void expect(int64_t tokens, int64_t pad_y, bool dependent_launch = true) const {
-    const Comparison result = run(tokens, pad_y, dependent_launch);
+    const cuda::Comparison result = run(tokens, pad_y, dependent_launch);
     const std::string text = draw.text() + ", m " + std::to_string(tokens) + ", ldx " + std::to_string(ldx) +
                              ", pad of y " + std::to_string(pad_y) + (bias ? ", bias" : "");
     EXPECT_EQ(result.outside, 0u) << "wrote beside y: " << text;
     EXPECT_EQ(result.not_finite, 0u) << "not written, or read beside x: " << text;
-    EXPECT_LE(result.error(), tolerance(draw.dtype)) << text;
+    EXPECT_LE(result.error(), cuda::promised_error(draw.dtype, draw.n())) << text;
   }
 
   Draw draw;

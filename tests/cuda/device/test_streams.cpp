@@ -4,7 +4,7 @@
 
 #include "base/seed.hpp"
 #include "cuda/device/device_test.hpp"
-#include "cuda/device/reference.hpp"
+#include "cuda/device/work.hpp"
 #include "cuda/random_matrix.hpp"
 
 namespace flute {

@@ -1,4 +1,4 @@
-#include "cuda/device/reference.hpp"
+#include "cuda/measure/reference.hpp"
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cuda/device/device_test.hpp"
+#include "cuda/device.hpp"
 
-namespace flute {
+namespace flute::cuda {
 namespace {
 
 constexpr int kTile = 16;
@@ -16,21 +16,6 @@ constexpr int kTile = 16;
 __device__ float load(const void* data, DType dtype, int64_t index) {
   const uint16_t bits = static_cast<const uint16_t*>(data)[index];
   return dtype == DType::kF16 ? __half2float(__ushort_as_half(bits)) : __uint_as_float(uint32_t{bits} << 16);
-}
-
-__device__ uint64_t mix(uint64_t x) {  // splitmix64
-  x += 0x9e3779b97f4a7c15ull;
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-  return x ^ x >> 31;
-}
-
-__global__ void fill_kernel(uint16_t* out, DType dtype, int64_t count, uint64_t seed) {
-  for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < count; i += gridDim.x * 256ll) {
-    const float value = static_cast<float>(mix(mix(seed) + i) >> 40) * 0x1p-23f - 1;
-    out[i] =
-        dtype == DType::kF16 ? __half_as_ushort(__float2half(value)) : __bfloat16_as_ushort(__float2bfloat16(value));
-  }
 }
 
 // A tile of 16 tokens x 16 rows, k by 16.
@@ -93,25 +78,13 @@ __global__ void compare_kernel(const uint16_t* buffer, int64_t guard, int64_t ld
   atomicAdd(&result->squares, square);
 }
 
-__global__ void slow_copy_kernel(const uint16_t* from, uint16_t* to, int64_t count) {
-  const long long begin = clock64();
-  while (clock64() - begin < 50000) {
-  }
-  for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < count; i += gridDim.x * 256ll) to[i] = from[i];
-}
-
 }  // namespace
-
-void fill_uniform(void* out, DType dtype, int64_t count, uint64_t seed) {
-  fill_kernel<<<1024, 256>>>(static_cast<uint16_t*>(out), dtype, count, seed);
-  succeed(cudaGetLastError());
-}
 
 void reference_multiply(const void* w, const void* x, int64_t ldx, const void* bias, double* y, double* squares,
                         int64_t m, int64_t n, int64_t k, DType dtype) {
   const dim3 grid(static_cast<unsigned>((n + kTile - 1) / kTile), static_cast<unsigned>((m + kTile - 1) / kTile));
   reference_kernel<<<grid, dim3(kTile, kTile)>>>(w, x, ldx, bias, y, squares, m, n, k, dtype);
-  succeed(cudaGetLastError());
+  check(cudaGetLastError(), "reference");
 }
 
 double Comparison::error() const { return std::sqrt(difference / std::max(norm, squares)); }
@@ -119,18 +92,19 @@ double Comparison::error() const { return std::sqrt(difference / std::max(norm, 
 Comparison compare(const void* buffer, int64_t guard, int64_t ldy, const double* y, const double* squares, int64_t m,
                    int64_t n, DType dtype) {
   Comparison comparison;
-  const DeviceMemory result(&comparison, sizeof(comparison));
+  const DeviceBuffer result(sizeof(comparison));
+  check(cudaMemcpy(result.data(), &comparison, sizeof(comparison), cudaMemcpyHostToDevice), "compare");
   const int64_t count = 2 * guard + (m - 1) * ldy + n;
   compare_kernel<<<512, 256>>>(static_cast<const uint16_t*>(buffer), guard, ldy, count, y, squares, m, n, dtype,
                                reinterpret_cast<Comparison*>(result.data()));
-  succeed(cudaGetLastError());
-  succeed(cudaMemcpy(&comparison, result.data(), sizeof(comparison), cudaMemcpyDeviceToHost));
+  check(cudaGetLastError(), "compare");
+  check(cudaMemcpy(&comparison, result.data(), sizeof(comparison), cudaMemcpyDeviceToHost), "compare");
   return comparison;
 }
 
-void slow_copy(const void* from, void* to, int64_t count, cudaStream_t stream) {
-  slow_copy_kernel<<<64, 256, 0, stream>>>(static_cast<const uint16_t*>(from), static_cast<uint16_t*>(to), count);
-  succeed(cudaGetLastError());
+double promised_error(DType dtype, int64_t n) {
+  const double promise = dtype == DType::kF16 ? 5e-4 : 4e-3;
+  return n >= 64 ? promise : promise * (1 + 2 / std::sqrt(static_cast<double>(n)));
 }
 
-}  // namespace flute
+}  // namespace flute::cuda
