@@ -103,19 +103,26 @@ def speedups(cases, bits, field):
     return line
 
 
-def peer_lines(cases, rows):
-    """[(name, [(m, speed-up)])]: a peer's times against cuBLAS's of the lab's run, where all shapes are there."""
-    dense = {(shape, m): case["cublas_us"] for (_, shape, m), case in cases.items()}
+def peer_lines(rows):
+    """[(name, [(m, speed-up)])]: times of other libraries against cuBLAS's of the same run, where every shape is there.
+
+    Of the group sizes of a library and width the one that FORMATS names counts, else the largest.
+    """
+    dense = {(row["n"], row["k"], row["m"]): row["us"] for row in rows if row["peer"].startswith("cuBLAS")}
+    others = [row for row in rows if not row["peer"].startswith(("cuBLAS", "FLUTE"))]
     lines = []
-    for name in dict.fromkeys(row["peer"] for row in rows):
-        times = {((row["n"], row["k"]), row["m"]): row["us"] for row in rows if row["peer"] == name}
+    for name, bits in dict.fromkeys((row["peer"], row["bits"]) for row in others):
+        some = [row for row in others if (row["peer"], row["bits"]) == (name, bits)]
+        groups = {row["group"] for row in some}
+        group = FORMATS[bits] if FORMATS.get(bits) in groups else max(groups)
+        times = {(row["n"], row["k"], row["m"]): row["us"] for row in some if row["group"] == group}
         line = []
-        for m in sorted({m for _, m in times}):
-            both = [(dense.get((shape, m)), times.get((shape, m))) for shape in LLAMA]
+        for m in sorted({m for _, _, m in times}):
+            both = [(dense.get((*shape, m)), times.get((*shape, m))) for shape in LLAMA]
             if all(d and t for d, t in both):
                 line.append((m, geomean([d / t for d, t in both])))
         if line:
-            lines.append((name, line))
+            lines.append((f"{name}, {bits} bits, g{group}", line))
     return lines
 
 
@@ -140,7 +147,7 @@ def draw_speedup(data, cases, peers, path):
     tokens = [m for m, _ in lines[4]]
     every = [value for line in [*lines.values(), *floors.values(), *(p[1] for p in peers)] for _, value in line]
     top = math.ceil(max(every) + 0.2)
-    width, height, left, right, above, below = 880, 460, 62, 214, 74, 54
+    width, height, left, right, above, below = 892, 460, 62, 226, 74, 54
     x_of = lambda m: left + (width - left - right) * math.log2(m) / math.log2(tokens[-1])  # noqa: E731
     y_of = lambda value: height - below - (height - above - below) * value / top  # noqa: E731
     words = "; ".join(
@@ -237,8 +244,7 @@ def main():
     peers = []
     cases = read_cases(data)
     if options.peers and options.peers.exists():
-        rows = json.loads(options.peers.read_text(encoding="utf-8"))
-        peers = peer_lines(cases, rows["cases"] if isinstance(rows, dict) else rows)
+        peers = peer_lines(json.loads(options.peers.read_text(encoding="utf-8"))["rows"])
     draw_speedup(data, cases, peers, options.out / "decode-speedup.svg")
     draw_floor(data, cases, options.out / "decode-floor.svg")
 
