@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""Times FLUTE beside cuBLAS and other weight-only kernels on this machine's GPU, in one process; see README.md.
+
+compare.py --library build/libflute.so --out bench/results/peers-h100.json
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+
+import contestants
+import flute_library
+import torch
+from measure import DEVICE, DenseWeights, QuantizedWeights, relative_error, time_launches
+
+LLAMA = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)]
+LLAMA += [(10240, 8192), (8192, 8192), (57344, 8192), (8192, 28672)]
+OTHERS = [(1024, 4096), (14336, 4096)]  # Llama-3-8B, not fused
+OTHERS += [(5120, 8192), (8192, 4096), (28672, 8192), (8192, 14336)]  # Llama-3-70B on two cards
+OTHERS += [(2560, 8192), (14336, 8192), (8192, 2048), (8192, 7168)]  # and on four
+OTHERS += [(8192, 3584), (3584, 4096), (28672, 3584), (3584, 14336)]  # Gemma-2-9B
+TOKENS = [1, 2, 4, 8, 16, 24, 32, 64]
+FORMATS = [(4, 128), (4, 64), (3, 128), (2, 128)]
+
+
+def parse_arguments():
+    def pairs(separator):
+        return lambda text: [tuple(int(part) for part in item.split(separator)) for item in text.split(",")]
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--library", required=True, help="libflute.so, built with CUDA")
+    parser.add_argument("--out", type=pathlib.Path, help="write every time to this JSON file")
+    parser.add_argument("--shapes", type=pairs("x"), default=LLAMA, help="NxK,... (default: Llama-3-8B, -70B, fused)")
+    parser.add_argument("--all-shapes", action="store_true", help="Gemma-2-9B, unfused and tensor-parallel shapes too")
+    parser.add_argument("--tokens", type=lambda text: [int(m) for m in text.split(",")], default=TOKENS, help="M,M,...")
+    parser.add_argument("--formats", type=pairs(":"), default=FORMATS, help="BITS:GROUP,... (default: 4:128,4:64,...)")
+    arguments = parser.parse_args()
+    if arguments.all_shapes:
+        arguments.shapes = LLAMA + OTHERS
+    return arguments
+
+
+def find_contestants(library, arguments):
+    """Those that are installed, and {name: why not} of the others."""
+    found = [contestants.Cublas(), contestants.Flute(library, True), contestants.Flute(library, False)]
+    left_out = {}
+    others = {
+        "Humming": lambda: contestants.Humming(arguments.shapes, arguments.formats, arguments.tokens),
+        "Marlin": contestants.Marlin,
+        "Machete": contestants.Machete,
+        "bitsandbytes NF4": contestants.BitsAndBytes,
+    }
+    for name, make in others.items():
+        try:
+            found.append(make())
+        except Exception as error:  # as below
+            left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+            print(f"left out: {name}: {left_out[name]}", file=sys.stderr)
+    return found, left_out
+
+
+class Comparison:
+    """Rows of results, and in words what did not work."""
+
+    def __init__(self, tokens):
+        self.rows, self.failures = [], []
+        self._tokens, self._stream = tokens, torch.cuda.Stream()
+
+    def measure(self, weights, peers):
+        x = torch.empty((max(self._tokens), weights.k), dtype=torch.float16, device=DEVICE).uniform_(-1, 1)
+        products = {}
+        for peer in peers:
+            table = peer.table(weights.bits)
+            key = tuple(table.tolist())
+            if key not in products:
+                products[key] = weights.product(x, table)
+            try:
+                variants = peer.prepare(weights)
+            except Exception as problem:  # whatever a foreign package raises, the others are measured
+                self._note(peer, weights, problem)
+                continue
+            torch.cuda.synchronize()
+            for m in self._tokens:
+                self._add_fastest(peer, weights, variants, x[:m], products[key][:m])
+        torch.cuda.empty_cache()
+
+    def _add_fastest(self, peer, weights, variants, x, expected):
+        found = []
+        for variant, launch in variants.items():
+            try:
+                error = self._error(launch, x, expected)
+                if not error <= peer.tolerance:  # NaN is wrong, too
+                    raise RuntimeError(f"relative error: expected up to {peer.tolerance}, found {error:.3g}")
+                found.append((*time_launches(launch, x, weights, self._stream), error, variant))
+            except Exception as problem:
+                self._note(peer, weights, f"m {len(x)} {variant}: {problem}")
+        if found:
+            middle, low, high, error, variant = min(found)
+            row = {"peer": peer.name, "bits": weights.bits, "group": weights.group, "n": weights.n, "k": weights.k}
+            row |= {"m": len(x), "us": round(middle, 3), "low_us": round(low, 3), "high_us": round(high, 3)}
+            self.rows.append(row | {"error": float(f"{error:.3g}"), "variant": variant})
+
+    def _error(self, launch, x, expected):
+        with torch.cuda.stream(self._stream):
+            y = launch(0, x)
+        self._stream.synchronize()
+        return relative_error(y, expected)
+
+    def _note(self, peer, weights, problem):
+        text = f"{peer.name}, {weights.bits} bits, {weights.n} x {weights.k}: {problem}".splitlines()[0]
+        self.failures.append(text)
+        print(f"failed: {text}", file=sys.stderr)
+
+
+def geomean(values):
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def print_tables(rows, tokens):
+    cublas = {(r["n"], r["k"], r["m"]): r["us"] for r in rows if r["bits"] == 16}
+    formats = dict.fromkeys((r["bits"], r["group"]) for r in rows if r["bits"] != 16)
+    for bits, group in formats:
+        times = {}  # {peer: {(n, k, m): us}}
+        for r in rows:
+            if (r["bits"], r["group"]) == (bits, group):
+                times.setdefault(r["peer"], {})[r["n"], r["k"], r["m"]] = r["us"]
+        print(f"\n{bits} bits, group {group}: speed-up over cuBLAS fp16, geometric mean over the shapes")
+        print(f"{'M':20}" + "".join(f"{m:8}" for m in tokens))
+        for peer, own in times.items():
+            means = {m: [cublas[case] / us for case, us in own.items() if case[2] == m] for m in tokens}
+            print(f"{peer:20}" + "".join(f"{geomean(means[m]):8.2f}" if means[m] else 8 * " " for m in tokens))
+        flute = times.get("FLUTE", {})
+        rivals = {peer: own for peer, own in times.items() if not peer.startswith("FLUTE")} | {"cuBLAS": cublas}
+        print("FLUTE's time / another's, the largest:")
+        for m in tokens:
+            worst = []
+            for peer, own in rivals.items():
+                ratios = [(us / own[case], *case) for case, us in flute.items() if case[2] == m and case in own]
+                worst += [f"{peer} {ratio:.2f} ({n} x {k})" for ratio, n, k, _ in sorted(ratios)[-1:]]
+            print(f"  M = {m:<4}" + "   ".join(worst))
+
+
+def text_of(*command):
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
+def version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def main():
+    arguments = parse_arguments()
+    library = flute_library.Library(arguments.library)
+    torch.cuda.set_device(DEVICE)
+    torch.manual_seed(seed := torch.seed() % 2**32)
+    peers, left_out = find_contestants(library, arguments)
+    comparison = Comparison(arguments.tokens)
+    for n, k in arguments.shapes:
+        comparison.measure(DenseWeights(n, k), peers[:1])
+        for bits, group in arguments.formats:
+            those = [peer for peer in peers[1:] if peer.formats is None or (bits, group) in peer.formats]
+            comparison.measure(QuantizedWeights(n, k, bits, group), those)
+    result = {
+        "device": torch.cuda.get_device_name(DEVICE),
+        "driver": text_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"),
+        # COMMIT: where the measured library was built, if not from this checkout.
+        "commit": os.environ.get("COMMIT") or text_of("git", "rev-parse", "HEAD"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+        "seed": seed,
+        "versions": {"flute": library.version(), "cuda": torch.version.cuda}
+        | {name: version(name) for name in ("torch", "vllm", "humming-kernels", "bitsandbytes")},
+        "left_out": left_out,
+        "failures": comparison.failures,
+    }
+    if arguments.out:
+        lines = ",\n".join("  " + json.dumps(row) for row in comparison.rows)
+        arguments.out.write_text(json.dumps(result, indent=1)[:-2] + ',\n "rows": [\n' + lines + "\n ]\n}\n")
+    print_tables(comparison.rows, arguments.tokens)
+    return 1 if any(failure.startswith("FLUTE") for failure in comparison.failures) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
