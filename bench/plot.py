@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Draws a result file of the GPU lab: plot.py RESULTS.json [--peers PEERS.json] [--out docs/images]
+"""Draws a result file of the GPU lab: plot.py [RESULTS.json] [--peers PEERS.json]
 
-decode-speedup.svg   speed-up over cuBLAS fp16 against M, a line for each format and its floor dashed, peers beside them
-decode-floor.svg     fraction of the floor for each shape at a few M
+docs/images/decode-speedup.svg   speed-up over cuBLAS fp16 against M, a line for each format and its floor dashed, and
+                                 other libraries
+docs/images/decode-floor.svg     fraction of the floor for each shape at a few M
+README.md                        the table of the first plot's figures
 
-Needs only Python. The same input gives the same bytes.
+Without arguments the files are those of bench/results. Needs only Python. The same input gives the same bytes.
 """
 
 import argparse
@@ -26,6 +28,8 @@ LAYERS = {
 }
 LLAMA = [*LAYERS["Llama-3-8B"].values(), *LAYERS["Llama-3-70B"].values()]
 PANELS = (1, 8, 16, 32, 64)
+BEGIN, END = "<!-- decode table: begin -->", "<!-- decode table: end -->"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 STYLE = """
 text{font:13px system-ui,-apple-system,"Segoe UI","Helvetica Neue",Arial,sans-serif;fill:#1f2933}
@@ -81,13 +85,13 @@ class Svg:
         path.write_text("\n".join([*self.parts, "</svg>", ""]), encoding="utf-8")
 
 
-def read_cases(data):
-    """(bits, shape, m) -> a case: fp16, dependent launch, one segment, the library's own plan."""
+def read_cases(data, dependent=1):
+    """(bits, shape, m) -> a case: fp16, one segment, the library's own plan, with or without dependent launch."""
     cases = {}
     for case in data["cases"]:
         if case.get("set") not in ("main", "others"):
             continue
-        if case["dtype"] == "fp16" and case["dependent"] == 1 and case["segments"] == 1 and case["us"] > 0:
+        if case["dtype"] == "fp16" and case["dependent"] == dependent and case["segments"] == 1 and case["us"] > 0:
             if FORMATS.get(case["bits"]) == case["group"]:
                 cases.setdefault((case["bits"], (case["n"], case["k"]), case["m"]), case)
     return cases
@@ -234,19 +238,46 @@ def draw_floor(data, cases, path):
     svg.write(path)
 
 
+def make_table(data, cases):
+    lines = {bits: speedups(cases, bits, "us") for bits in FORMATS}
+    floors = {bits: dict(speedups(cases, bits, "floor_us")) for bits in FORMATS}
+    tokens = [m for m, _ in lines[4] if m & (m - 1) == 0]
+    table = ["| M | " + " | ".join(map(str, tokens)) + " |", "|---" * (len(tokens) + 1) + "|"]
+    for bits, line in lines.items():
+        cells = [f"{value:.2f}x ({value / floors[bits][m]:.2f})" for m, value in line if m in tokens]
+        table.append(f"| {bits} bits, group {FORMATS[bits]} | " + " | ".join(cells) + " |")
+    notes = f"{data['device']}, driver {data['driver']}, {data['date'][:10]}; fp16."
+    plain = read_cases(data, dependent=0)
+    alone = {bits: dict(speedups(plain, bits, "us")).get(1) for bits in FORMATS}
+    if all(alone.values()):
+        figures = " / ".join(f"{value:.2f}x ({value / floors[bits][1]:.2f})" for bits, value in alone.items())
+        notes += f" Without dependent launch, M = 1: {figures}."
+    return "\n".join([*table, "", notes])
+
+
+def replace_table(page, table):
+    before, rest = page.split(BEGIN)
+    return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=pathlib.Path)
-    parser.add_argument("--peers", type=pathlib.Path, help="times of other libraries (bench/peers)")
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent.parent / "docs/images")
+    parser.add_argument("results", type=pathlib.Path, nargs="?", default=ROOT / "bench/results/decode-h100.json")
+    parser.add_argument("--peers", type=pathlib.Path, help="times of other libraries, of bench/peers/compare.py")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs/images", help="folder of the plots")
+    parser.add_argument("--page", type=pathlib.Path, default=ROOT / "README.md", help="page with the table")
     options = parser.parse_args()
     data = json.loads(options.results.read_text(encoding="utf-8"))
     peers = []
     cases = read_cases(data)
-    if options.peers and options.peers.exists():
+    if options.peers is None and (ROOT / "bench/results/peers-h100.json").exists():
+        options.peers = ROOT / "bench/results/peers-h100.json"
+    if options.peers:
         peers = peer_lines(json.loads(options.peers.read_text(encoding="utf-8"))["rows"])
     draw_speedup(data, cases, peers, options.out / "decode-speedup.svg")
     draw_floor(data, cases, options.out / "decode-floor.svg")
+    page = options.page.read_text(encoding="utf-8")
+    options.page.write_text(replace_table(page, make_table(data, cases)), encoding="utf-8")
 
 
 if __name__ == "__main__":
