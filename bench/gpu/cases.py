@@ -3,16 +3,26 @@
 
 import sys
 
-LLAMA = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)]
-LLAMA += [(10240, 8192), (8192, 8192), (57344, 8192), (8192, 28672)]
-OTHERS = [(8192, 3584), (3584, 4096), (28672, 3584), (3584, 14336), (5120, 8192), (2560, 8192), (1024, 4096)]
-BULK = [(1024, 2), (1024, 4), (1024, 8), (2048, 2), (2048, 3), (2048, 4), (2048, 6), (4096, 3)]  # bytes, stages
+# (N, K) of tests/shapes.hpp: the fused layers of Llama-3-8B, Llama-3-70B and Gemma-2-9B, then the rest.
+FUSED = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)]
+FUSED += [(10240, 8192), (8192, 8192), (57344, 8192), (8192, 28672)]
+FUSED += [(8192, 3584), (3584, 4096), (28672, 3584), (3584, 14336)]
+OTHERS = [(1024, 4096), (14336, 4096), (5120, 8192), (8192, 4096), (28672, 8192), (8192, 14336), (2560, 8192)]
+OTHERS += [(14336, 8192), (8192, 2048), (8192, 7168), (8192, 4608), (4608, 4096), (73728, 4608), (4608, 36864)]
+OTHERS += [(384, 384), (1024, 384), (384, 1024), (3072, 256), (4224, 4160), (1152, 640), (11008, 4096)]
+SMALL = [(4096, 4096), (6144, 4096), (28672, 4096), (8192, 8192), (4096, 14336)]
+TOKENS = (1, 2, 4, 8, 16, 32, 64)
+MORE_TOKENS = (3, 7, 13, 17, 33, 53)
 FORMATS = [(4, 128), (3, 64), (2, 64)]
+BULK = [(1024, 2), (1024, 4), (1024, 8), (2048, 2), (2048, 3), (2048, 4), (2048, 6), (4096, 3)]  # bytes, stages
 
 
-def line(name, m, n, k, bits, group, **more):
-    extra = " ".join(f"{key}={value}" for key, value in more.items())
-    return f"set={name} m={m} n={n} k={k} bits={bits} group={group} {extra}".rstrip()
+def lines(name, shapes, tokens, formats=FORMATS, **more):
+    extra = "".join(f" {key}={value}" for key, value in more.items())
+    for bits, group in formats:
+        for n, k in shapes:
+            for m in tokens:
+                yield f"set={name} m={m} n={n} k={k} bits={bits} group={group}{extra}"
 
 
 def readers():
@@ -35,36 +45,42 @@ def mixed():
             yield f"mixed={cluster} own={own} common={common}"
 
 
-def main_table(tokens=(1, 2, 4, 8, 16, 32, 64), formats=FORMATS, shapes=LLAMA, **more):
-    for bits, group in formats:
-        for n, k in shapes:
-            for m in tokens:
-                yield line("main", m, n, k, bits, group, **more)
+def formats():
+    """What else a matrix may be: group sizes, row segments with tables of their own."""
+    yield from lines("formats", SMALL, (1, 16), [(4, 32), (4, 64), (4, -1), (3, 32), (2, 32)])
+    for segments in (2, 4):
+        yield from lines("formats", SMALL, (1, 16), segments=segments)
 
 
-def sets():
-    small = [(4096, 4096), (6144, 4096), (28672, 4096), (8192, 8192), (4096, 14336)]
-    out = {"readers": list(readers()), "mixed": list(mixed()), "main": list(main_table())}
-    out["plain_launch"] = list(main_table(tokens=(1, 8, 16), dependent=0))
-    out["rows"] = [
-        line("rows", m, n, k, b, g, rows=r, depth=d)
-        for n, k in small
-        for m in (1, 8)
-        for b, g in FORMATS
-        for r in (4, 5, 7)
-        for d in ((1, 2) if b == 2 else (1,))
-    ]
-    out["formats"] = [
-        line("formats", 1, n, k, 4, group, dtype=dtype)
-        for n, k in small
-        for group, dtype in ((32, "fp16"), (64, "fp16"), (-1, "fp16"), (128, "bf16"))
-    ] + [line("formats", 1, n, k, 4, 128, segments=s) for n, k in small for s in (2, 4)]
-    out["steps"] = [line("steps", m, n, k, b, g) for n, k in small[:2] for m in range(1, 65) for b, g in FORMATS]
-    out["others"] = [line("others", m, n, k, b, g) for n, k in OTHERS for m in (1, 8, 16) for b, g in FORMATS]
-    return out
+def rows():
+    """Plans that the library does not make."""
+    for count in (4, 5, 7):
+        yield from lines("rows", SMALL, (1, 8), rows=count)
+    yield from lines("rows", SMALL, (1, 8), [(2, 64)], depth=1)
+
+
+def chain():
+    for bits, group in FORMATS:
+        for m in (1, 16):
+            yield f"chain=1 m={m} bits={bits} group={group}"
+
+
+SETS = {
+    "main": lambda: lines("main", FUSED, TOKENS),
+    "group64": lambda: lines("group64", FUSED, TOKENS, [(4, 64)]),
+    "bf16": lambda: lines("bf16", FUSED, (1, 8, 16, 32, 64), FORMATS + [(4, 64)], dtype="bf16"),
+    "plain_launch": lambda: lines("plain_launch", FUSED, (1, 8, 16), dependent=0),
+    "tokens": lambda: lines("tokens", FUSED, MORE_TOKENS),
+    "others": lambda: lines("others", OTHERS, sorted(TOKENS + MORE_TOKENS)),
+    "steps": lambda: lines("steps", [(6144, 4096), (8192, 8192)], range(1, 65)),
+    "formats": formats,
+    "chain": chain,
+    "rows": rows,
+    "readers": readers,
+    "mixed": mixed,
+}
 
 
 if __name__ == "__main__":
-    table = sets()
     for name in sys.argv[1:]:
-        print("\n".join(table[name]))
+        print("\n".join(SETS[name]()))

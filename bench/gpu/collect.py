@@ -15,6 +15,8 @@ COUNTERS = re.compile(
     r"|l1tex__data_bank_conflicts_pipe_lsu_mem_shared_op_ld\.sum|sm__inst_executed\.avg\.per_cycle_active"
     r"|smsp__average_warps_issue_stalled_\w+_per_issue_active\.ratio)\s+(\S*)\s+([\d.,]+)\s*$"
 )
+SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
+INSTANCES = re.compile(r'\{"instances": (\d+), "of": (\d+)')
 
 
 def text_of(*command):
@@ -24,17 +26,42 @@ def text_of(*command):
         return ""
 
 
-def main():
-    work, out, command = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+def read_json(path):
+    """The last line of what a check printed, or nothing."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return json.loads(lines[-1]) if lines else None
+
+
+def sanitizer_results(work):
+    """For each tool: kernels run of how many, errors; None where a part did not finish."""
+    results = {}
+    for file in sorted(work.glob("sanitizer_*.txt")):
+        tool, text = file.stem.split("_")[1], file.read_text(encoding="utf-8", errors="replace")
+        errors, instances = SUMMARY.search(text), INSTANCES.search(text)
+        result = results.setdefault(tool, {"kernels": 0, "of": 0, "errors": 0})
+        if errors is None or instances is None:
+            result["errors"] = None
+            print(f"{file.name}: {' | '.join(text.splitlines()[-3:])}", file=sys.stderr)
+            continue
+        result["kernels"] += int(instances.group(1))
+        result["of"] = int(instances.group(2))
+        if result["errors"] is not None:
+            result["errors"] += int(errors.group(1))
+    return results
+
+
+def profile_results(work):
     profiles = []
     for file in sorted(work.glob("profile_*.txt")):
-        lines = file.read_text(encoding="utf-8").splitlines()
-        counters = {}
-        for line in lines:
-            match = COUNTERS.match(line)
-            if match:
-                counters[match.group(1)] = float(match.group(3).replace(",", ""))
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        matches = filter(None, map(COUNTERS.match, lines))
+        counters = {match.group(1): float(match.group(3).replace(",", "")) for match in matches}
         profiles.append({"case": lines[-1].removeprefix("case "), "counters": counters})
+    return profiles
+
+
+def main():
+    work, out, command = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     result = {
         "device": text_of("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
         "driver": text_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
@@ -42,8 +69,11 @@ def main():
         "commit": os.environ.get("COMMIT") or text_of("git", "rev-parse", "HEAD"),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,
-        "check": json.loads((work / "check.json").read_text(encoding="utf-8").splitlines()[-1]),
-        "profiles": profiles,
+        "check": read_json(work / "check.json"),
+        "check_a6000_plans": read_json(work / "check_a6000.json"),
+        "check_target_80": read_json(work / "check_80.json"),
+        "sanitizers": sanitizer_results(work),
+        "profiles": profile_results(work),
         "cases": json.loads((work / "mma.json").read_text(encoding="utf-8"))
         + json.loads((work / "time.json").read_text(encoding="utf-8")),
     }

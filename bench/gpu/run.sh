@@ -1,20 +1,55 @@
 #!/bin/sh
-# Checks, measures and profiles the decode kernels on this machine's GPU and writes one JSON.
-#   bench/gpu/run.sh OUT.json [LAB]        from the repository root; LAB is the program that README.md says how to build
+# Checks, sanitizes, measures and profiles the decode kernels on this machine's GPU and writes one JSON.
+#   bench/gpu/run.sh OUT.json [quick|full] [LAB]     from the repository root; LAB is the program that README.md says how
+#                                                    to build. quick: under 4 minutes, full (as given without): under 9
+# A wrong answer ends it. Where compute-sanitizer or ncu is not found, its part is left out.
 set -e
-out=$1 lab=${2:-build/gpu_lab} here=$(dirname "$0") work=$(mktemp -d)
-"$lab" check "${CHECKS:-200}" "$(date +%s)" | tee "$work/check.json"
-"$lab" mma > "$work/mma.json"
+command="$0 $*"
+out=$1 size=${2:-full} lab=${3:-build/gpu_lab} here=$(dirname "$0") work=$(mktemp -d)
+seed=$(date +%s)
+case $size in
+  quick) draws=200 sets="main plain_launch chain formats" ;;
+  full) draws=1000 sets="main group64 bf16 plain_launch chain formats tokens others steps rows readers mixed" ;;
+  *) echo "expected quick or full, found $size" >&2; exit 2 ;;
+esac
+step() { echo "$(date +%T) $*" >&2; }
+
+step "check: $draws draws, seed $seed"
+"$lab" check "$draws" "$seed" | tee "$work/check.json"
+if [ "$size" = full ]; then
+  # Plans of cards with less shared memory; then the kernels for cards before Hopper, from their PTX.
+  "$lab" check 100 "$seed" card=A6000 > "$work/check_a6000.json"
+  step "check: the target for compute capability 8.0"
+  CUDA_FORCE_PTX_JIT=1 timeout 120 "$lab" check 100 "$seed" > "$work/check_80.json" || step "not finished"
+fi
+
+# All tools at once: what they cost is the host's time. A tool that takes longer is reported as not finished.
+if command -v compute-sanitizer > /dev/null; then
+  step "sanitizers: every kernel"
+  for tool in memcheck racecheck initcheck synccheck; do
+    for part in 1/2 2/2; do
+      file=$work/sanitizer_${tool}_${part%/*}.txt
+      { timeout 100 compute-sanitizer --tool "$tool" "$lab" instances "$part" > "$file" 2>&1 || echo "exit code $?" >> "$file"; } &
+    done
+  done
+  wait
+fi
+
+step "times: $sets"
 # shellcheck disable=SC2086
-python3 "$here/cases.py" ${SETS:-main plain_launch readers mixed rows formats others} > "$work/cases"
+python3 "$here/cases.py" $sets > "$work/cases"
+"$lab" mma > "$work/mma.json"
 "$lab" time "$work/cases" > "$work/time.json"
+
 if command -v ncu > /dev/null; then
+  step "profiles"
   i=0
-  for case in "m=1 n=28672 k=4096 bits=4" "m=16 n=28672 k=4096 bits=4" "m=1 n=57344 k=8192 bits=2 group=64"; do
+  for case in "m=1 n=28672 k=4096 bits=4" "m=16 n=28672 k=4096 bits=4" "m=64 n=28672 k=4096 bits=4" "m=1 n=57344 k=8192 bits=2 group=64"; do
     i=$((i + 1))
     # shellcheck disable=SC2086
-    ncu --clock-control none -k regex:decode_kernel -s 1 -c 1 --set full --page raw "$lab" once $case > "$work/profile_$i.txt" 2>&1 || true
+    timeout 60 ncu --clock-control none -k regex:decode -s 1 -c 1 --set full --page raw "$lab" once $case > "$work/profile_$i.txt" 2>&1 || true
     echo "case $case" >> "$work/profile_$i.txt"
   done
 fi
-python3 "$here/collect.py" "$work" "$out" "$0 $*"
+python3 "$here/collect.py" "$work" "$out" "$command"
+step "done: $out"

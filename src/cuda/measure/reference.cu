@@ -18,6 +18,27 @@ __device__ float load(const void* data, DType dtype, int64_t index) {
   return dtype == DType::kF16 ? __half2float(__ushort_as_half(bits)) : __uint_as_float(uint32_t{bits} << 16);
 }
 
+__device__ uint16_t rounded(float value, DType dtype) {
+  return dtype == DType::kF16 ? __half_as_ushort(__float2half_rn(value))
+                              : __bfloat16_as_ushort(__float2bfloat16_rn(value));
+}
+
+__global__ void weights_kernel(const uint32_t* packed, int bits, const void* scales, int group_size, int64_t groups,
+                               const void* codebooks, RowSegments segments, uint16_t* w, int64_t n, int64_t k,
+                               DType dtype) {
+  for (int64_t i = blockIdx.x * 256ll + threadIdx.x; i < n * k; i += gridDim.x * 256ll) {
+    const int64_t row = i / k, column = i % k, bit = column * bits;
+    const uint32_t* const words = packed + row * (k / 32 * bits) + bit / 32;
+    uint32_t code = words[0] >> bit % 32;
+    if (bit % 32 + bits > 32) code |= words[1] << (32 - bit % 32);
+    code &= (1u << bits) - 1;
+    int s = 0;
+    while (s + 1 < segments.count && segments.row[s + 1] <= row) ++s;
+    const float value = load(codebooks, dtype, (int64_t{s} << bits) + code);
+    w[i] = rounded(value * load(scales, dtype, row * groups + (group_size < 0 ? 0 : column / group_size)), dtype);
+  }
+}
+
 // A tile of 16 tokens x 16 rows, k by 16.
 __global__ void reference_kernel(const void* w, const void* x, int64_t ldx, const void* bias, double* y,
                                  double* squares, int64_t m, int64_t n, int64_t k, DType dtype) {
@@ -79,6 +100,14 @@ __global__ void compare_kernel(const uint16_t* buffer, int64_t guard, int64_t ld
 }
 
 }  // namespace
+
+void reference_weights(const uint32_t* packed, int bits, const void* scales, int group_size, const void* codebooks,
+                       const RowSegments& segments, void* w, int64_t n, int64_t k, DType dtype) {
+  const int64_t groups = group_size < 0 ? 1 : (k + group_size - 1) / group_size;
+  weights_kernel<<<1024, 256>>>(packed, bits, scales, group_size, groups, codebooks, segments,
+                                static_cast<uint16_t*>(w), n, k, dtype);
+  check(cudaGetLastError(), "reference");
+}
 
 void reference_multiply(const void* w, const void* x, int64_t ldx, const void* bias, double* y, double* squares,
                         int64_t m, int64_t n, int64_t k, DType dtype) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cuda/plan.hpp"
 #include "flute/dtype.hpp"
 
 namespace flute::cuda {
@@ -10,6 +11,15 @@ namespace flute::cuda {
 /// The multiply in float64 on a device, and how far a result is from it: what tests and the laboratory in bench/gpu
 /// compare with. All pointers are device pointers, all calls on the default stream; they throw as check() does. T below
 /// is `dtype`, fp16 or bf16.
+
+/// Rows [row[s], row[s + 1]) are segment s.
+struct RowSegments {
+  int count = 1, row[kMaxSegments + 1] = {};
+};
+
+/// w[n, k] from codes as the format packs them, scales[n, groups] and codebooks[segments, 2^bits], all of T.
+void reference_weights(const uint32_t* packed, int bits, const void* scales, int group_size, const void* codebooks,
+                       const RowSegments& segments, void* w, int64_t n, int64_t k, DType dtype);
 
 /// y[m, n] = x[m, k] * w[n, k]^T + bias[n] in float64, all three of T, x's rows `ldx` apart; squares[m, n] are the sums
 /// of the squared terms. bias may be null.

@@ -1,15 +1,17 @@
-// Kernels that only read: the floor, and the ways of keeping memory busy that the decode kernel could use.
-#pragma once
+#include "readers.hpp"
 
 #include "ptx.cuh"
 
-namespace flute::cuda {
+namespace flute::cuda::lab {
+namespace {
+
+constexpr int kThreads = 256, kShared = 227 * 1024;
 
 __device__ inline uint32_t fold(uint4 v) { return v.x ^ v.y ^ v.z ^ v.w; }
 
-// Plain loads: kUnroll independent 16-byte loads per thread and step. The floor.
+// Plain loads: kUnroll independent 16-byte loads per thread and step.
 template <int kUnroll>
-__global__ void __launch_bounds__(256) read_plain(const uint4* data, size_t vectors, uint32_t* sink) {
+__global__ void __launch_bounds__(256) read_plain_kernel(const uint4* data, size_t vectors, uint32_t* sink) {
   uint32_t sum = 0;
   const size_t step = static_cast<size_t>(gridDim.x) * 256 * kUnroll;
   for (size_t at = (static_cast<size_t>(blockIdx.x) * kUnroll) * 256 + threadIdx.x; at < vectors; at += step) {
@@ -26,7 +28,7 @@ __global__ void __launch_bounds__(256) read_plain(const uint4* data, size_t vect
 
 // cp.async: each thread keeps kDepth 16-byte copies in flight into its own places of shared memory. Persistent blocks.
 template <int kDepth>
-__global__ void __launch_bounds__(256) read_async(const uint4* data, size_t vectors, uint32_t* sink) {
+__global__ void __launch_bounds__(256) read_async_kernel(const uint4* data, size_t vectors, uint32_t* sink) {
   extern __shared__ __align__(1024) uint8_t memory[];
   const uint32_t mine = ptx::shared_address(memory) + threadIdx.x * 16;
   const size_t step = static_cast<size_t>(gridDim.x) * 256;
@@ -52,7 +54,7 @@ __global__ void __launch_bounds__(256) read_async(const uint4* data, size_t vect
 
 // Bulk copies into a ring per warp, as the decode kernel does: `stages` pieces of `bytes` in flight per warp.
 __global__ void __launch_bounds__(256)
-    read_bulk(const uint8_t* data, size_t pieces, int bytes, int stages, uint32_t* sink) {
+    read_bulk_kernel(const uint8_t* data, size_t pieces, int bytes, int stages, uint32_t* sink) {
   extern __shared__ __align__(1024) uint8_t memory[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const uint32_t barriers = ptx::shared_address(memory) + warp * 256;
@@ -89,8 +91,8 @@ __global__ void __launch_bounds__(256)
 
 // What activations cost: per step a block copies `own` bytes that nobody else reads and `common` bytes that all blocks
 // read, from L2. In a cluster each block fetches its share of the common bytes for all of them.
-__global__ void __launch_bounds__(32) read_mixed(const uint8_t* data, const uint8_t* shared, int own, int common,
-                                                 int common_total, int steps, int stages, int cluster) {
+__global__ void __launch_bounds__(32) read_mixed_kernel(const uint8_t* data, const uint8_t* shared, int own, int common,
+                                                        int common_total, int steps, int stages, int cluster) {
   extern __shared__ __align__(1024) uint8_t memory[];
   const uint32_t full = ptx::shared_address(memory), free = full + 128, ring = full + 1024;
   const int rank = cluster > 1 ? static_cast<int>(ptx::cluster_rank()) : 0, share = common / cluster;
@@ -134,7 +136,7 @@ __global__ void __launch_bounds__(32) read_mixed(const uint8_t* data, const uint
 // Tensor-core rate: every warp issues mma.m16n8k16 in kChains independent chains; clocks of one block for `count` of
 // each.
 template <int kChains>
-__global__ void mma_rate(int count, long long* clocks, float* sink) {
+__global__ void mma_rate_kernel(int count, long long* clocks, float* sink) {
   float4 d[kChains] = {};
   uint32_t a[4] = {threadIdx.x, 2, 3, 4};
   __syncthreads();
@@ -152,4 +154,55 @@ __global__ void mma_rate(int count, long long* clocks, float* sink) {
   if (sum == 1.2345f) *sink = sum;
 }
 
-}  // namespace flute::cuda
+template <typename Kernel>
+cudaError_t allow_shared(Kernel kernel) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+}
+
+}  // namespace
+
+cudaError_t read_plain(const void* data, size_t bytes, int grid, int unroll, uint32_t* sink, cudaStream_t stream) {
+  const auto kernel = unroll == 2 ? read_plain_kernel<2> : unroll == 4 ? read_plain_kernel<4> : read_plain_kernel<8>;
+  kernel<<<grid, kThreads, 0, stream>>>(static_cast<const uint4*>(data), bytes / 16, sink);
+  return cudaGetLastError();
+}
+
+cudaError_t read_async(const void* data, size_t bytes, int grid, int depth, uint32_t* sink, cudaStream_t stream) {
+  const auto kernel = depth == 4 ? read_async_kernel<4> : depth == 8 ? read_async_kernel<8> : read_async_kernel<16>;
+  if (const cudaError_t error = allow_shared(kernel); error != cudaSuccess) return error;
+  kernel<<<grid, kThreads, depth * kThreads * 16, stream>>>(static_cast<const uint4*>(data), bytes / 16, sink);
+  return cudaGetLastError();
+}
+
+cudaError_t read_bulk(const void* data, size_t bytes, int grid, int piece, int stages, uint32_t* sink,
+                      cudaStream_t stream) {
+  if (const cudaError_t error = allow_shared(read_bulk_kernel); error != cudaSuccess) return error;
+  read_bulk_kernel<<<grid, kThreads, 2048 + 8 * stages * piece, stream>>>(static_cast<const uint8_t*>(data),
+                                                                          bytes / piece, piece, stages, sink);
+  return cudaGetLastError();
+}
+
+cudaError_t read_mixed(const void* data, const void* shared, int grid, int own, int common, int common_total, int steps,
+                       int cluster, cudaStream_t stream) {
+  if (const cudaError_t error = allow_shared(read_mixed_kernel); error != cudaSuccess) return error;
+  const int stages = min(8, 220 * 1024 / (own + common));
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid, config.blockDim = 32, config.dynamicSmemBytes = 1024 + stages * (own + common);
+  config.stream = stream, config.attrs = &attribute, config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, read_mixed_kernel, static_cast<const uint8_t*>(data),
+                            static_cast<const uint8_t*>(shared), own, common, common_total, steps, stages, cluster);
+}
+
+cudaError_t mma_rate(int grid, int warps, int chains, int count, long long* clocks, float* sink) {
+  const auto kernel = chains == 1   ? mma_rate_kernel<1>
+                      : chains == 2 ? mma_rate_kernel<2>
+                      : chains == 4 ? mma_rate_kernel<4>
+                                    : mma_rate_kernel<8>;
+  kernel<<<grid, 32 * warps>>>(count, clocks, sink);
+  return cudaGetLastError();
+}
+
+}  // namespace flute::cuda::lab

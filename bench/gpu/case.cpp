@@ -1,0 +1,77 @@
+#include <algorithm>
+#include <cstdlib>
+#include <set>
+#include <sstream>
+#include <utility>
+
+#include "base/fail.hpp"
+#include "lab.hpp"
+
+namespace flute::cuda::lab {
+
+Keys parse(const std::string& line) {
+  Keys keys;
+  std::istringstream in(line);
+  for (std::string word; in >> word;) {
+    const size_t at = word.find('=');
+    if (at != std::string::npos) keys[word.substr(0, at)] = word.substr(at + 1);
+  }
+  return keys;
+}
+
+int number(const Keys& keys, const std::string& key, int otherwise) {
+  const auto found = keys.find(key);
+  return found == keys.end() ? otherwise : std::atoi(found->second.c_str());
+}
+
+Case to_case(const Keys& keys) {
+  const auto value = [&](const char* key, int otherwise) { return number(keys, key, otherwise); };
+  const auto text = [&](const char* key) { return keys.count(key) != 0 ? keys.at(key) : std::string(); };
+  Case one;
+  one.shape = {value("m", 1), value("n", 4096), value("k", 4096)};
+  one.format = {value("bits", 4), value("group", 128), text("dtype") == "bf16"};
+  one.wish = {value("rows", 0), value("warps", 0), value("blocks", 0), value("depth", 0)};
+  one.segments = value("segments", 1);
+  one.dependent = value("dependent", 1) != 0;
+  one.label = text("set");
+  return one;
+}
+
+std::string describe(const Case& one, const DeviceLimits& limits) {
+  return fmt::format("{} bits={} group={} m={} n={} k={} segments={} [{}]", dtype_name(one.dtype()), one.format.bits,
+                     one.format.group_size, one.shape.m, one.shape.n, one.shape.k, one.segments,
+                     to_string(make_arguments(one, limits).plan));
+}
+
+DeviceLimits limits_of(const std::string& card) {
+  if (card == "H100") return {132, 227 * 1024};
+  if (card == "A100") return {108, 163 * 1024};
+  if (card == "A6000") return {84, 99 * 1024};
+  fail(ErrorCode::kInvalidArgument, "card: expected H100, A100 or A6000, found {}", card);
+}
+
+DecodeArguments make_arguments(const Case& one, const DeviceLimits& limits) {
+  DecodeArguments arguments = {};
+  arguments.m = one.shape.m, arguments.n = one.shape.n, arguments.k = one.shape.k;
+  arguments.ldx = one.shape.k, arguments.ldy = one.shape.n;
+  arguments.segments = one.segments;
+  for (int64_t i = 0; i <= one.segments; ++i) {
+    arguments.segment_row[i] =
+        i == one.segments ? one.shape.n : static_cast<int>(one.shape.n * i / one.segments) / 32 * 32;
+  }
+  arguments.dependent_launch = one.dependent;
+  arguments.plan = make_decode_plan(one.shape, one.format, limits, one.wish);
+  return arguments;
+}
+
+void launch(DecodeArguments arguments, const Case& one, cudaStream_t stream) {
+  const DecodeKernel kernel = find_decode_kernel(arguments.plan, one.format);
+  if (kernel == nullptr) fail(ErrorCode::kUnsupported, "no kernel for {}", to_string(arguments.plan));
+  static const bool waits_for_previous = kernel_target(0) >= 90;
+  arguments.dependent_launch = arguments.dependent_launch && waits_for_previous;
+  static std::set<DecodeKernel> prepared;
+  if (prepared.insert(kernel).second) check(prepare_decode_kernel(kernel, open_device(0)), "kernel");
+  check(launch_decode(kernel, arguments, stream), "launch");
+}
+
+}  // namespace flute::cuda::lab

@@ -1,0 +1,154 @@
+// Times of the multiply beside the floor and cuBLAS.
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+
+#include "base/fail.hpp"
+#include "cuda/measure/graph.hpp"
+#include "cuda/measure/kernels.hpp"
+#include "lab.hpp"
+
+namespace flute::cuda::lab {
+namespace {
+
+constexpr size_t kPool = size_t{1100} << 20, kDensePool = size_t{2000} << 20, kPage = 4096;
+
+size_t to_pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+
+/// Launches in a graph: so many that all copies are read, and that beginning and end do not count.
+int launches(size_t bytes) {
+  return std::max(static_cast<int>(kRotate / bytes) + 1, bytes > (size_t{40} << 20) ? 20 : 40);
+}
+
+}  // namespace
+
+Bench::Bench(const DeviceLimits& limits)
+    : limits_(limits),
+      pool_(kPool),
+      dense_(kDensePool / 2),
+      scales_(size_t{64} << 20),
+      x_(size_t{4} << 20),
+      y_(size_t{16} << 20),
+      sink_(1),
+      cublas_(stream_.get()) {
+  check(fill_bits(pool_.data(), pool_.bytes(), 11, stream()), "fill");
+  check(fill_uniform(dense_.data(), dense_.count(), DType::kF16, -0.1f, 0.1f, 12, stream()), "fill");
+  check(fill_uniform(scales_.data(), scales_.count(), DType::kF16, 0.002f, 0.02f, 13, stream()), "fill");
+  check(fill_uniform(x_.data(), x_.count(), DType::kF16, -1, 1, 14, stream()), "fill");
+  stream_.wait();
+  if (!cublas_.found()) std::fprintf(stderr, "libcublas not found: no cuBLAS times\n");
+}
+
+size_t Bench::code_bytes(const Case& one) {
+  const auto row_groups = static_cast<size_t>((one.shape.n + kGroupRows - 1) / kGroupRows);
+  return row_groups * units_along_k(one.shape.k) * unit_bytes(one.format.bits);
+}
+
+size_t Bench::scale_bytes(const Case& one) {
+  const auto row_groups = static_cast<size_t>((one.shape.n + kGroupRows - 1) / kGroupRows);
+  return row_groups * tiled_groups(one.format.group_size, one.shape.k) * kScaleBytes;
+}
+
+size_t Bench::bytes(const Case& one) {
+  return (code_bytes(one) + scale_bytes(one) + (size_t{2} << one.format.bits)) / 16 * 16;
+}
+
+Times Bench::floor(size_t bytes) {
+  if (floors_.count(bytes) != 0) return floors_[bytes];
+  const size_t stride = to_pages(bytes), copies = std::min(kPool / stride, kRotate / stride + 2);
+  Times best;
+  for (int variant = 0; variant < kReadVariants; ++variant) {
+    const Times times = time_graph(stream(), launches(bytes), [&](int i) {
+      const uint8_t* data = pool() + static_cast<size_t>(i) % copies * stride;
+      check(read_once(data, bytes, variant, limits_.sm_count, sink_.data(), stream()), "floor");
+    });
+    if (best.median == 0 || times.median < best.median) best = times;
+  }
+  return floors_[bytes] = best;
+}
+
+Times Bench::dense(int m, int n, int k) {
+  if (!cublas_.found()) return {};
+  const std::string key = fmt::format("{},{},{}", m, n, k);
+  if (dense_times_.count(key) != 0) return dense_times_[key];
+  const size_t count = static_cast<size_t>(n) * static_cast<size_t>(k);
+  const size_t copies = std::min(dense_.count() / count, kRotate / 2 / count + 2);
+  const auto launch_one = [&](int i) {
+    cublas_.multiply(dense_.data() + static_cast<size_t>(i) % copies * count, x(), y(), m, n, k, DType::kF16);
+  };
+  launch_one(0);  // what cuBLAS sets up in its first call is no part of a graph
+  stream_.wait();
+  return dense_times_[key] = time_graph(stream(), launches(2 * count), launch_one);
+}
+
+DecodeArguments Bench::arguments(const Case& one, int copy) const {
+  const size_t code_stride = to_pages(code_bytes(one)), scale_stride = to_pages(scale_bytes(one));
+  const size_t copies =
+      std::min({pool_bytes() / code_stride, scale_pool_bytes() / scale_stride, kRotate / code_stride + 2});
+  const size_t at = static_cast<size_t>(copy) % copies;
+  DecodeArguments arguments = make_arguments(one, limits_);
+  arguments.codes = pool() + at * code_stride;
+  arguments.scales = scale_pool() + at * scale_stride;
+  arguments.codebooks = dense_.data();
+  arguments.x = reinterpret_cast<const uint8_t*>(x());
+  arguments.y = y();
+  return arguments;
+}
+
+Times Bench::ours(const Case& one) {
+  launch(arguments(one), one, stream());  // loads the kernel, which a captured call could not
+  return time_graph(stream(), launches(code_bytes(one)), [&](int i) { launch(arguments(one, i), one, stream()); });
+}
+
+void Bench::once(const Case& one) {
+  for (int i = 0; i < 3; ++i) {
+    launch(arguments(one, i), one, stream());
+    stream_.wait();
+  }
+}
+
+int run_once(const Case& one, const DeviceLimits& limits) {
+  Bench(limits).once(one);
+  return 0;
+}
+
+namespace {
+
+std::string time_case(Bench& bench, const Case& one) {
+  const DecodePlan plan = make_arguments(one, bench.limits()).plan;
+  if (!plan.valid) return "\"set\": \"no plan\"";
+  const Times ours = bench.ours(one), floor = bench.floor(Bench::bytes(one));
+  const Times dense = bench.dense(one.shape.m, one.shape.n, one.shape.k);
+  return fmt::format(
+      R"("set": "{}", "dtype": "{}", "bits": {}, "group": {}, "m": {}, "n": {}, "k": {}, "dependent": {}, )"
+      R"("segments": {}, "warps": {}, "rows": {}, "blocks": {}, "depth": {}, "plan": "{}", "us": {:.3f}, )"
+      R"("low_us": {:.3f}, "high_us": {:.3f}, "floor_us": {:.3f}, "cublas_us": {:.3f}, "bytes": {})",
+      one.label, dtype_name(one.dtype()), one.format.bits, one.format.group_size, one.shape.m, one.shape.n, one.shape.k,
+      one.dependent ? 1 : 0, one.segments, plan.warps, plan.rows, plan.blocks, plan.depth, to_string(plan),
+      microseconds(ours.median), microseconds(ours.low), microseconds(ours.high), microseconds(floor.median),
+      microseconds(dense.median), Bench::bytes(one));
+}
+
+}  // namespace
+
+int run_time(const char* file, const DeviceLimits& limits) {
+  std::ifstream in(file);
+  if (!in) fail(ErrorCode::kIo, "{}: cannot be read", file);
+  Bench bench(limits);
+  const char* separator = "[\n";
+  for (std::string line; std::getline(in, line);) {
+    const Keys keys = parse(line);
+    if (keys.empty()) continue;
+    const std::string result = keys.count("mixed") != 0   ? time_mixed(bench, keys)
+                               : keys.count("read") != 0  ? time_reader(bench, keys)
+                               : keys.count("chain") != 0 ? time_chain(bench, keys)
+                                                          : time_case(bench, to_case(keys));
+    std::printf("%s{%s}", separator, result.c_str());
+    std::fflush(stdout);
+    separator = ",\n";
+  }
+  std::printf("\n]\n");
+  return 0;
+}
+
+}  // namespace flute::cuda::lab
