@@ -2,8 +2,8 @@
 """Prints what result files of the lab say: summary.py [--cases] RESULTS.json...
 
 Geometric means of floor / time and cuBLAS / time over the fused Llama-3-8B, Llama-3-70B and Gemma-2-9B shapes, the
-worst shapes, what bf16, group 32 and stacked layers cost, steps from one M to the next, chains. --cases: a line for each
-case, too.
+worst shapes, what bf16, group 32 and stacked layers cost, steps from one M to the next, chains. --cases: a line for
+each case, too.
 """
 
 import argparse
@@ -131,7 +131,7 @@ def main():
     rows = []
     for path in options.results:
         data = json.loads(path.read_text(encoding="utf-8"))
-        print({key: data.get(key) for key in ("device", "driver", "commit", "date", "check", "checks") if key in data})
+        print("\n".join(f"{key}: {data[key]}" for key in data if key not in ("cases", "profiles")))
         rows += data["cases"]
     if options.cases:
         for row in rows:
