@@ -26,10 +26,14 @@ def text_of(*command):
         return ""
 
 
-def read_json(path):
-    """The last line of what a check printed, or nothing."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return json.loads(lines[-1]) if lines else None
+def check_result(work, name):
+    """What `lab check` printed; what it complained of, if it did; nothing where it was not run."""
+    out, errors = work / f"{name}.json", work / f"{name}.err"
+    if not out.exists():
+        return None
+    if text := out.read_text(encoding="utf-8"):
+        return json.loads(text)
+    return {"wrong": errors.read_text(encoding="utf-8").strip()}
 
 
 def sanitizer_results(work):
@@ -69,9 +73,7 @@ def main():
         "commit": os.environ.get("COMMIT") or text_of("git", "rev-parse", "HEAD"),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,
-        "check": read_json(work / "check.json"),
-        "check_a6000_plans": read_json(work / "check_a6000.json"),
-        "check_target_80": read_json(work / "check_80.json"),
+        **{name: check_result(work, name) for name in ("check", "check_a6000_plans", "check_target_80")},
         "sanitizers": sanitizer_results(work),
         "profiles": profile_results(work),
         "cases": json.loads((work / "mma.json").read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 // The decode laboratory: checks the kernels against float64, then times them beside the floor and cuBLAS.
-//   lab check <draws> <seed> [card=A6000]   random shapes, formats, plans (of another card, if named); stops with exit
-//                                           code 1 at the first wrong answer
+//   lab check <draws> <seed> [card=A6000]   random shapes, formats, plans (of another card, if named); fails at the
+//                                           first wrong answer
 //   lab instances [<part>/<parts>]          every kernel that is built, once, on a tiny awkward case: for sanitizers
 //   lab time <cases> > results.json         one case a line, key=value pairs (see README.md)
 //   lab once <case>                         a few launches, for a profiler

@@ -2,7 +2,8 @@
 # Checks, sanitizes, measures and profiles the decode kernels on this machine's GPU and writes one JSON.
 #   bench/gpu/run.sh OUT.json [quick|full] [LAB]     from the repository root; LAB is the program that README.md says how
 #                                                    to build. quick: under 4 minutes, full (as given without): under 9
-# A wrong answer ends it. Where compute-sanitizer or ncu is not found, its part is left out.
+# Exit code 1 if an answer is wrong or a check does not finish; the rest is measured all the same. Where
+# compute-sanitizer or ncu is not found, its part is left out.
 set -e
 command="$0 $*"
 out=$1 size=${2:-full} lab=${3:-build/gpu_lab} here=$(dirname "$0") work=$(mktemp -d)
@@ -14,13 +15,22 @@ case $size in
 esac
 step() { echo "$(date +%T) $*" >&2; }
 
-step "check: $draws draws, seed $seed"
-"$lab" check "$draws" "$seed" | tee "$work/check.json"
+status=0
+# check NAME SECONDS ARGUMENT...: `lab check ARGUMENT...`
+check() {
+  name=$1 seconds=$2
+  shift 2
+  step "$name: lab check $*"
+  timeout "$seconds" "$lab" check "$@" > "$work/$name.json" 2> "$work/$name.err" || { echo "exit code $?" >> "$work/$name.err"; status=1; }
+  cat "$work/$name.json" "$work/$name.err" >&2
+}
+check check 200 "$draws" "$seed"
 if [ "$size" = full ]; then
-  # Plans of cards with less shared memory; then the kernels for cards before Hopper, from their PTX.
-  "$lab" check 100 "$seed" card=A6000 > "$work/check_a6000.json"
-  step "check: the target for compute capability 8.0"
-  CUDA_FORCE_PTX_JIT=1 timeout 120 "$lab" check 100 "$seed" > "$work/check_80.json" || step "not finished"
+  check check_a6000_plans 60 100 "$seed" card=A6000
+  # The kernels for cards before Hopper, which the driver compiles first.
+  export CUDA_FORCE_PTX_JIT=1
+  check check_target_80 120 100 "$seed"
+  unset CUDA_FORCE_PTX_JIT
 fi
 
 # All tools at once: what they cost is the host's time. A tool that takes longer is reported as not finished.
@@ -53,3 +63,4 @@ if command -v ncu > /dev/null; then
 fi
 python3 "$here/collect.py" "$work" "$out" "$command"
 step "done: $out"
+exit $status
