@@ -264,8 +264,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=pathlib.Path, nargs="?", default=ROOT / "bench/results/decode-h100.json")
     parser.add_argument("--peers", type=pathlib.Path, help="times of other libraries, of bench/peers/compare.py")
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "docs/images", help="folder of the plots")
-    parser.add_argument("--page", type=pathlib.Path, default=ROOT / "README.md", help="page with the table")
+    parser.add_argument("--out", type=pathlib.Path, help="folder for the plots instead; README.md stays as it is")
+    parser.add_argument("--page", type=pathlib.Path, help="page whose table is to be replaced")
     options = parser.parse_args()
     data = json.loads(options.results.read_text(encoding="utf-8"))
     peers = []
@@ -274,10 +274,12 @@ def main():
         options.peers = ROOT / "bench/results/peers-h100.json"
     if options.peers:
         peers = peer_lines(json.loads(options.peers.read_text(encoding="utf-8"))["rows"])
-    draw_speedup(data, cases, peers, options.out / "decode-speedup.svg")
-    draw_floor(data, cases, options.out / "decode-floor.svg")
-    page = options.page.read_text(encoding="utf-8")
-    options.page.write_text(replace_table(page, make_table(data, cases)), encoding="utf-8")
+    out = options.out or ROOT / "docs/images"
+    draw_speedup(data, cases, peers, out / "decode-speedup.svg")
+    draw_floor(data, cases, out / "decode-floor.svg")
+    if page := options.page or (None if options.out else ROOT / "README.md"):
+        text = replace_table(page.read_text(encoding="utf-8"), make_table(data, cases))
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

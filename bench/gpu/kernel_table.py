@@ -58,7 +58,7 @@ def read_kernels(library, cuobjdump):
 
 def problems(kernels, library):
     found = [f"{k['target']} {k['name']}: uses local memory" for k in kernels if k["spills"]]
-    traps = [k for k in kernels if k["family"] and k["registers"] < FEWEST_REGISTERS]
+    traps = [k for k in kernels if k["family"] == "decode_kernel" and k["registers"] < FEWEST_REGISTERS]
     if traps:
         found.append(
             f"{traps[0]['target']}: {len(traps)} kernels have fewer than {FEWEST_REGISTERS} registers, so do nothing, "
@@ -76,25 +76,15 @@ def read_plans(program):
     """(m, row groups of a pass, bits) -> (warps, KB of shared memory), for the plans of an H100."""
     plans = {}
     for m, most in ROWS.items():
-        shapes = [word for rows in range(1, most + 1) for word in ("--shape", f"{rows * 16 * 132}x8192")]
-        command = [
-            program,
-            "bench",
-            "--device",
-            "cuda:99",
-            "--plan",
-            "--json",
-            "--m",
-            str(m),
-            "--bits",
-            "4,3,2",
-            *shapes,
-        ]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        shapes = " ".join(f"--shape {rows * 16 * 132}x8192" for rows in range(1, most + 1))
+        words = f"bench --device cuda:99 --plan --json --m {m} --bits 4,3,2 {shapes}"
+        output = subprocess.run([program, *words.split()], capture_output=True, text=True, check=True).stdout
         for line in map(json.loads, output.splitlines()):
-            if match := PLAN.match(line["plan"]):
-                warps, rows, _, shared = map(int, match.groups())
-                plans[m, rows, line["format"]["bits"]] = warps, shared
+            match = PLAN.match(line["plan"])
+            if not match:
+                raise SystemExit(f"kernel_table.py: expected a plan of decode kernels, found '{line['plan']}'")
+            warps, rows, _, shared = map(int, match.groups())
+            plans[m, rows, line["format"]["bits"]] = warps, shared
     return plans
 
 
@@ -104,36 +94,34 @@ def resident_warps(registers, warps, shared_kb):
     return warps * min(by_registers, SHARED // ((shared_kb + 1) * 1024), WARPS // warps)
 
 
+def most_registers(kernels, target, bits, tiles_m, rows):
+    """Of all variants of a kernel: dtypes, scale groups in a unit, units of a step."""
+    some = [k for k in kernels if k["target"] == target and k["numbers"][:3] == (bits, tiles_m, rows)]
+    if not some:
+        raise SystemExit(
+            f"kernel_table.py: expected a kernel of {bits} bits, {tiles_m} tiles, {rows} rows for {target}"
+        )
+    return max(k["registers"] for k in some)
+
+
 def make_table(kernels, plans):
     lines = [
         "| M | row groups of a pass | warps | registers, sm_90a | registers, sm_80 | shared memory, KB | occupancy |",
         "|---|---|---|---|---|---|---|",
     ]
-    for m, most in ROWS.items():
-        for rows in range(1, most + 1):
-            found = [plans.get((m, rows, bits)) for bits in BITS]
-            if None in found:
-                continue
-            registers = {}
-            for target in TARGETS:
-                for bits in BITS:
-                    some = [
-                        k["registers"]
-                        for k in kernels
-                        if (k["target"], k["family"]) == (target, "decode_kernel")
-                        and k["numbers"][:3] == (bits, m // 8, rows)
-                    ]
-                    registers[target, bits] = max(some, default=0)
-            occupancy = {
-                resident_warps(registers["sm_90a", bits], *plan) for bits, plan in zip(BITS, found, strict=True)
-            }
-            lines.append(
-                f"| {m // 2 + 1 if m > 8 else 1}–{m} | {rows} | {' / '.join(sorted({str(w) for w, _ in found}))} | "
-                + " | ".join(" / ".join(str(registers[target, bits]) for bits in BITS) for target in TARGETS)
-                + f" | {' / '.join(str(shared) for _, shared in found)} | "
-                + " / ".join(f"{100 * warps / WARPS:.0f} %" for warps in sorted(occupancy))
-                + " |"
-            )
+    for m, rows in sorted({(m, rows) for m, rows, _ in plans}):
+        found = [plans[m, rows, bits] for bits in BITS]
+        registers = [[most_registers(kernels, target, bits, m // 8, rows) for bits in BITS] for target in TARGETS]
+        resident = {resident_warps(count, *plan) for count, plan in zip(registers[0], found, strict=True)}
+        cells = [
+            f"{m // 2 + 1 if m > 8 else 1}–{m}",
+            str(rows),
+            " / ".join(sorted({str(warps) for warps, _ in found})),
+            *(" / ".join(map(str, counts)) for counts in registers),
+            " / ".join(str(shared) for _, shared in found),
+            " / ".join(f"{100 * warps / WARPS:.0f} %" for warps in sorted(resident)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -145,7 +133,7 @@ def main():
     options = parser.parse_args()
     library = options.build / "libflute.so"
     kernels = read_kernels(library, options.cuobjdump)
-    multiply = [k for k in kernels if k["family"]]
+    multiply = [k for k in kernels if k["family"] == "decode_kernel"]
     text = "\n".join(
         [
             *make_table(multiply, read_plans(options.build / "flute")),
