@@ -105,7 +105,8 @@ class Comparison:
             middle, low, high, error, variant = min(found)
             row = {"peer": peer.name, "bits": weights.bits, "group": weights.group, "n": weights.n, "k": weights.k}
             row |= {"m": len(x), "us": round(middle, 3), "low_us": round(low, 3), "high_us": round(high, 3)}
-            self.rows.append(row | {"error": float(f"{error:.3g}"), "variant": variant})
+            row |= {"error": float(f"{error:.3g}")}
+            self.rows.append(row | ({"variant": variant} if variant else {}))
 
     def _error(self, launch, x, expected):
         with torch.cuda.stream(self._stream):
