@@ -12,96 +12,136 @@
 #include "cuda/measure/reference.hpp"
 #include "cuda/tiling.hpp"
 #include "lab.hpp"
+#include "shapes.hpp"
 
 namespace flute::cuda::lab {
 namespace {
 
-/// How a case's call differs from the plainest.
+constexpr int64_t kGuard = 4096;  // elements before and behind y
+
+size_t count(int64_t a, int64_t b = 1) { return static_cast<size_t>(a * b); }
+
+/// How a problem's call differs from the plainest.
 struct Call {
   bool identity = false, bias = false;  // identity: a single 1 in each token
-  int pad_x = 0, pad_y = 0, runs = 1;
+  int pad_x = 0, pad_y = 0;
 };
 
-/// Runs a case into NaN between guards. Throws, saying what is wrong; returns the relative error.
-double check_case(const Case& one, const DeviceLimits& limits, const Call& call, uint64_t seed) {
-  constexpr int64_t kGuard = 4096;
-  const int m = one.shape.m, n = one.shape.n, k = one.shape.k, bits = one.format.bits,
-            group_size = one.format.group_size;
-  const DType dtype = one.dtype();
-  DecodeArguments arguments = make_arguments(one, limits);
+/// Random weights and activations, and their product in float64. All 16-bit values are of the case's dtype.
+class Problem {
+ public:
+  Problem(const Case& one, const Call& call, uint64_t seed);
+
+  /// Runs the first one.shape.m tokens `runs` times into NaN between guards. Throws, saying what is wrong; returns the
+  /// relative error. `one` differs from the case that the problem was made for in m and plan alone.
+  double check(const Case& one, const DeviceLimits& limits, int runs) const;
+
+ private:
+  void fill(const Array<uint16_t>& array, float limit, uint64_t seed) const {
+    cuda::check(fill_uniform(array.data(), array.count(), dtype_, -limit, limit, seed, nullptr), "fill");
+  }
+  const uint16_t* bias() const { return call_.bias ? bias_.data() : nullptr; }
+
+  Call call_;
+  DType dtype_;
+  int64_t ldx_, ldy_;
+  Array<uint8_t> codes_;
+  Array<uint16_t> scales_, codebooks_, bias_, x_;
+  Array<double> expected_, squares_;
+};
+
+Problem::Problem(const Case& one, const Call& call, uint64_t seed)
+    : call_(call),
+      dtype_(one.dtype()),
+      ldx_(one.shape.k + call.pad_x),
+      ldy_(one.shape.n + call.pad_y),
+      codes_(Bench::code_bytes(one)),
+      scales_(Bench::scale_bytes(one) / 2),
+      codebooks_(count(one.segments) << one.format.bits),
+      bias_(count(one.shape.n)),
+      x_(count(one.shape.m, ldx_) + count(kGuard)),
+      expected_(count(one.shape.m, one.shape.n)),
+      squares_(count(one.shape.m, one.shape.n)) {
+  const int m = one.shape.m, n = one.shape.n, k = one.shape.k, bits = one.format.bits;
+  const int group_size = one.format.group_size, groups = one.groups(), tiled = tiled_groups(group_size, k);
+  const Array<uint32_t> packed(count(n, k) / 32 * count(bits) / 2 * 2 + 2);
+  const Array<uint16_t> scales(count(n, groups)), weights(count(n, k)), x(count(m, k));
+  const Array<uint64_t> first_bad(1);
+  cuda::check(fill_bits(packed.data(), packed.bytes(), seed, nullptr), "codes");
+  fill(scales, 1.3f, seed + 1);
+  fill(codebooks_, 1, seed + 2);
+  fill(bias_, 4, seed + 3);
+  fill(x, 1, seed + 4);
+  if (call.identity) {
+    std::vector<uint16_t> host(x.count());
+    for (int token = 0; token < m; ++token) {
+      const int column = static_cast<int>((seed % 1009 + 37 * count(token)) % count(k));
+      store_from_f32(host.data(), dtype_, count(token, k) + count(column), 1);
+    }
+    cuda::check(cudaMemcpy(x.data(), host.data(), x.bytes(), cudaMemcpyHostToDevice), "x");
+  }
+  cuda::check(cudaMemset(x_.data(), 0xff, x_.bytes()), "x");  // NaN between the tokens and behind them
+  cuda::check(
+      cudaMemcpy2D(x_.data(), count(ldx_, 2), x.data(), count(k, 2), count(k, 2), count(m), cudaMemcpyDeviceToDevice),
+      "x");
+  cuda::check(cudaMemset(first_bad.data(), 0xff, first_bad.bytes()), "scales");
+  cuda::check(tile_codes(bits, packed.data(), n, k, codes_.data(), nullptr), "codes");
+  cuda::check(
+      tile_scales(scales.data(), dtype_, n, groups, tiled, dtype_, scales_.data(), first_bad.data(), 0, nullptr),
+      "scales");
+  const DecodeArguments arguments = make_arguments(one, {});
+  RowSegments segments{one.segments, {}};
+  std::copy(std::begin(arguments.segment_row), std::end(arguments.segment_row), segments.row);
+  reference_weights(packed.data(), bits, scales.data(), group_size, codebooks_.data(), segments, weights.data(), n, k,
+                    dtype_);
+  reference_multiply(weights.data(), x_.data(), ldx_, bias(), expected_.data(), squares_.data(), m, n, k, dtype_);
+  cuda::check(cudaDeviceSynchronize(), "reference");
+}
+
+double Problem::check(const Case& one, const DeviceLimits& limits, int runs) const {
   const auto wrong = [&](const std::string& what) {
     fail(ErrorCode::kInternal, "WRONG {}: {}", what, describe(one, limits));
   };
+  DecodeArguments arguments = make_arguments(one, limits);
   if (!arguments.plan.valid) wrong("no plan");
-  const int64_t ldx = k + call.pad_x, ldy = n + call.pad_y, groups = one.groups(), tiled = tiled_groups(group_size, k);
-  const auto count = [](int64_t a, int64_t b) { return static_cast<size_t>(a * b); };
-  // All 16-bit values are of `dtype`.
-  const Array<uint32_t> packed(count(n, k) / 32 * static_cast<size_t>(bits) / 2 * 2 + 2);
-  const Array<uint8_t> codes(Bench::code_bytes(one));
-  const Array<uint16_t> scales(count(n, groups)), tiled_scales(Bench::scale_bytes(one) / 2);
-  const Array<uint16_t> codebooks(static_cast<size_t>(one.segments) << bits), bias(count(n, 1)), dense(count(n, k));
-  const Array<uint16_t> plain_x(count(m, k)), x(count(m, ldx) + kGuard),
-      y(count(m - 1, ldy) + count(n, 1) + 2 * kGuard);
-  const Array<double> expected(count(m, n)), squares(count(m, n));
-  const Array<uint64_t> first_bad(1);
-
-  check(fill_bits(packed.data(), packed.bytes(), seed, nullptr), "codes");
-  const auto fill = [&](const Array<uint16_t>& array, float limit, uint64_t which) {
-    check(fill_uniform(array.data(), array.count(), dtype, -limit, limit, seed + which, nullptr), "fill");
-  };
-  fill(scales, 1.3f, 1);
-  fill(codebooks, 1, 2);
-  fill(bias, 4, 3);
-  fill(plain_x, 1, 4);
-  if (call.identity) {
-    std::vector<uint16_t> host(plain_x.count());
-    for (uint64_t token = 0; token < static_cast<uint64_t>(m); ++token) {
-      store_from_f32(host.data(), dtype,
-                     token * static_cast<uint64_t>(k) + (seed % 1009 + 37 * token) % static_cast<uint64_t>(k), 1);
-    }
-    check(cudaMemcpy(plain_x.data(), host.data(), plain_x.bytes(), cudaMemcpyHostToDevice), "x");
-  }
-  check(cudaMemset(x.data(), 0xff, x.bytes()), "x");  // NaN between the tokens and behind them
-  check(cudaMemcpy2D(x.data(), count(ldx, 2), plain_x.data(), count(k, 2), count(k, 2), count(m, 1),
-                     cudaMemcpyDeviceToDevice),
-        "x");
-  check(cudaMemset(first_bad.data(), 0xff, first_bad.bytes()), "scales");
-  check(tile_codes(bits, packed.data(), n, k, codes.data(), nullptr), "codes");
-  check(tile_scales(scales.data(), dtype, n, static_cast<int>(groups), static_cast<int>(tiled), dtype,
-                    tiled_scales.data(), first_bad.data(), 0, nullptr),
-        "scales");
-  RowSegments segments{one.segments, {}};
-  std::copy(std::begin(arguments.segment_row), std::end(arguments.segment_row), segments.row);
-  const uint16_t* const given_bias = call.bias ? bias.data() : nullptr;
-  reference_weights(packed.data(), bits, scales.data(), group_size, codebooks.data(), segments, dense.data(), n, k,
-                    dtype);
-  reference_multiply(dense.data(), x.data(), ldx, given_bias, expected.data(), squares.data(), m, n, k, dtype);
-  arguments.codes = codes.data();
-  arguments.scales = reinterpret_cast<const uint8_t*>(tiled_scales.data());
-  arguments.codebooks = codebooks.data();
-  arguments.bias = given_bias;
-  arguments.x = reinterpret_cast<const uint8_t*>(x.data());
+  const int m = one.shape.m, n = one.shape.n;
+  const Array<uint16_t> y(count(m - 1, ldy_) + count(n) + count(2 * kGuard));
+  arguments.codes = codes_.data();
+  arguments.scales = reinterpret_cast<const uint8_t*>(scales_.data());
+  arguments.codebooks = codebooks_.data();
+  arguments.bias = bias();
+  arguments.x = reinterpret_cast<const uint8_t*>(x_.data());
   arguments.y = y.data() + kGuard;
-  arguments.ldx = ldx, arguments.ldy = ldy;
+  arguments.ldx = ldx_, arguments.ldy = ldy_;
 
-  std::vector<uint16_t> first, now(y.count());
+  std::vector<uint16_t> first, now(runs > 1 ? y.count() : 0);
   double error = 0;
-  for (int run = 0; run < call.runs; ++run) {
-    check(cudaMemset(y.data(), 0xff, y.bytes()), "y");
+  for (int run = 0; run < runs; ++run) {
+    cuda::check(cudaMemset(y.data(), 0xff, y.bytes()), "y");
     launch(arguments, one, nullptr);
-    check(cudaDeviceSynchronize(), "multiply");
-    const Comparison result = compare(y.data(), kGuard, ldy, expected.data(), squares.data(), m, n, dtype);
+    cuda::check(cudaDeviceSynchronize(), "multiply");
+    const Comparison result = compare(y.data(), kGuard, ldy_, expected_.data(), squares_.data(), m, n, dtype_);
     error = result.error();
     if (result.outside != 0) wrong("wrote beside y");
     if (result.not_finite != 0) wrong(fmt::format("{} outputs are not finite", result.not_finite));
-    if (call.identity && !call.bias && result.difference != 0) wrong("identity differs");
-    if (!(error <= promised_error(dtype, n))) wrong(fmt::format("relative error {:.3g}", error));
-    check(cudaMemcpy(now.data(), y.data(), y.bytes(), cudaMemcpyDeviceToHost), "y");
+    if (call_.identity && !call_.bias && result.difference != 0) wrong("identity differs");
+    if (!(error <= promised_error(dtype_, n))) wrong(fmt::format("relative error {:.3g}", error));
+    if (runs == 1) break;
+    cuda::check(cudaMemcpy(now.data(), y.data(), y.bytes(), cudaMemcpyDeviceToHost), "y");
     if (run > 0 && now != first) wrong("two runs differ");
     first = now;
   }
   return error;
 }
+
+/// The worst errors by dtype.
+struct Worst {
+  void add(const Case& one, double error) {
+    double& worst = one.format.bf16 ? bf16 : fp16;
+    worst = std::max(worst, error);
+  }
+  double fp16 = 0, bf16 = 0;
+};
 
 constexpr int kGroupSizes[] = {64, 128, 256, -1, 32};
 
@@ -111,7 +151,7 @@ int run_check(int draws, uint64_t seed, const DeviceLimits& limits) {
   std::mt19937_64 random(seed);
   const auto below = [&](int count) { return static_cast<int>(random() % static_cast<unsigned>(count)); };
   const auto pick = [&](std::initializer_list<int> list) { return list.begin()[below(static_cast<int>(list.size()))]; };
-  double worst[2] = {};
+  Worst worst;
   for (int i = 0; i < draws; ++i) {
     Case one;
     one.format = {pick({2, 3, 4}), kGroupSizes[below(5)], below(3) == 0};
@@ -130,14 +170,41 @@ int run_check(int draws, uint64_t seed, const DeviceLimits& limits) {
     call.identity = i % 3 == 0;
     call.bias = !call.identity && below(3) == 0;
     call.pad_x = 8 * below(2) * below(9), call.pad_y = below(2) * below(40);
-    call.runs = 3;
-    const double error = check_case(one, limits, call, random());
-    if (!call.identity) worst[one.format.bf16] = std::max(worst[one.format.bf16], error);
+    const double error = Problem(one, call, random()).check(one, limits, 3);
+    if (!call.identity) worst.add(one, error);
   }
   std::printf(
       "{\"checked\": %d, \"seed\": %llu, \"target\": %d, \"sm_count\": %d, \"worst_fp16\": %.3g, \"worst_bf16\": "
       "%.3g}\n",
-      draws, static_cast<unsigned long long>(seed), kernel_target(0), limits.sm_count, worst[0], worst[1]);
+      draws, static_cast<unsigned long long>(seed), kernel_target(0), limits.sm_count, worst.fp16, worst.bf16);
+  return 0;
+}
+
+int run_shapes(const DeviceLimits& limits) {
+  Worst worst;
+  int checked = 0;
+  bool bf16 = false;
+  const auto check_shape = [&](const MatrixShape& shape) {
+    for (const int bits : {2, 3, 4}) {
+      for (const int group_size : kGroupSizes) {
+        Case one;
+        one.format = {bits, group_size, bf16};
+        one.shape = {kMaxDecodeTokens, static_cast<int>(shape.n), static_cast<int>(shape.k)};
+        const Problem problem(one, {}, count(checked));
+        bf16 = !bf16;  // by turns
+        for (const int64_t m : kTokenCounts) {
+          if (m > kMaxDecodeTokens) break;
+          one.shape.m = static_cast<int>(m);
+          worst.add(one, problem.check(one, limits, 1));
+          ++checked;
+        }
+      }
+    }
+  };
+  for (const MatrixShape& shape : kModelShapes) check_shape(shape);
+  for (const MatrixShape& shape : kAwkwardShapes) check_shape(shape);
+  std::printf("{\"checked\": %d, \"target\": %d, \"worst_fp16\": %.3g, \"worst_bf16\": %.3g}\n", checked,
+              kernel_target(0), worst.fp16, worst.bf16);
   return 0;
 }
 
@@ -170,7 +237,7 @@ int run_instances(int part, int parts, const DeviceLimits& limits) {
     Call call;
     call.bias = index % 3 == 0;
     call.pad_y = index % 5;
-    (void)check_case(one, limits, call, static_cast<uint64_t>(index));
+    (void)Problem(one, call, count(index)).check(one, limits, 1);
     ++run;
   };
   for (const int bits : {2, 3, 4}) {

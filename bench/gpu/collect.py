@@ -17,6 +17,7 @@ COUNTERS = re.compile(
 )
 SUMMARY = re.compile(r"(?:ERROR|RACECHECK) SUMMARY: (\d+)")
 INSTANCES = re.compile(r'\{"instances": (\d+), "of": (\d+)')
+CHECKS = ("check", "check_shapes", "check_a6000_plans", "check_target_80")
 
 
 def text_of(*command):
@@ -73,7 +74,7 @@ def main():
         "commit": os.environ.get("COMMIT") or text_of("git", "rev-parse", "HEAD"),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,
-        **{name: check_result(work, name) for name in ("check", "check_a6000_plans", "check_target_80")},
+        **{name: check_result(work, name) for name in CHECKS},
         "sanitizers": sanitizer_results(work),
         "profiles": profile_results(work),
         "cases": json.loads((work / "mma.json").read_text(encoding="utf-8"))

@@ -1,6 +1,8 @@
 // The decode laboratory: checks the kernels against float64, then times them beside the floor and cuBLAS.
 //   lab check <draws> <seed> [card=A6000]   random shapes, formats, plans (of another card, if named); fails at the
 //                                           first wrong answer
+//   lab shapes                              all shapes of tests/shapes.hpp, formats, numbers of tokens, by turns fp16
+//                                           and bf16
 //   lab instances [<part>/<parts>]          every kernel that is built, once, on a tiny awkward case: for sanitizers
 //   lab time <cases> > results.json         one case a line, key=value pairs (see README.md)
 //   lab once <case>                         a few launches, for a profiler
@@ -27,6 +29,7 @@ int run(int argc, char** argv) {
   }
   const DeviceLimits limits = card ? limits_of(keys.at("card")) : open_device(0);
   if (mode == "check" && argc >= 4) return run_check(std::atoi(argv[2]), std::strtoull(argv[3], nullptr, 10), limits);
+  if (mode == "shapes") return run_shapes(limits);
   if (mode == "instances") {
     int part = 1, parts = 1;
     if (argc > 2 && (std::sscanf(argv[2], "%d/%d", &part, &parts) != 2 || part < 1 || part > parts)) return -1;
@@ -46,7 +49,8 @@ int main(int argc, char** argv) {
     const int status = flute::cuda::lab::run(argc, argv);
     if (status >= 0) return status;
     std::fprintf(stderr,
-                 "usage: lab check <draws> <seed> [card=A6000] | lab instances [<part>/<parts>] | lab time <cases> | "
+                 "usage: lab check <draws> <seed> [card=A6000] | lab shapes | lab instances [<part>/<parts>] | lab "
+                 "time <cases> | "
                  "lab once <key=value>... | lab mma | lab plan <key=value>...\n");
   } catch (const std::exception& error) {
     std::fprintf(stderr, "lab: %s\n", error.what());

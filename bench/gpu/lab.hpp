@@ -116,6 +116,7 @@ inline double microseconds(double seconds) { return 1e6 * seconds; }
 
 // The modes, each printing JSON. They return the exit code.
 int run_check(int draws, uint64_t seed, const DeviceLimits& limits);
+int run_shapes(const DeviceLimits& limits);
 int run_instances(int part, int parts, const DeviceLimits& limits);
 int run_time(const char* file, const DeviceLimits& limits);
 int run_once(const Case& one, const DeviceLimits& limits);

@@ -16,20 +16,21 @@ esac
 step() { echo "$(date +%T) $*" >&2; }
 
 status=0
-# check NAME SECONDS ARGUMENT...: `lab check ARGUMENT...`
+# check NAME SECONDS ARGUMENT...: `lab ARGUMENT...`
 check() {
   name=$1 seconds=$2
   shift 2
-  step "$name: lab check $*"
-  timeout "$seconds" "$lab" check "$@" > "$work/$name.json" 2> "$work/$name.err" || { echo "exit code $?" >> "$work/$name.err"; status=1; }
+  step "$name: lab $*"
+  timeout "$seconds" "$lab" "$@" > "$work/$name.json" 2> "$work/$name.err" || { echo "exit code $?" >> "$work/$name.err"; status=1; }
   cat "$work/$name.json" "$work/$name.err" >&2
 }
-check check 200 "$draws" "$seed"
+check check 120 check "$draws" "$seed"
 if [ "$size" = full ]; then
-  check check_a6000_plans 60 100 "$seed" card=A6000
+  check check_shapes 90 shapes
+  check check_a6000_plans 60 check 100 "$seed" card=A6000
   # The kernels for cards before Hopper, which the driver compiles first.
   export CUDA_FORCE_PTX_JIT=1
-  check check_target_80 120 100 "$seed"
+  check check_target_80 120 check 100 "$seed"
   unset CUDA_FORCE_PTX_JIT
 fi
 
@@ -43,6 +44,9 @@ if command -v compute-sanitizer > /dev/null; then
     done
   done
   wait
+  for file in "$work"/sanitizer_*; do
+    grep -q 'SUMMARY: 0 ' "$file" || status=1
+  done
 fi
 
 step "times: $sets"

@@ -139,10 +139,16 @@ int run_time(const char* file, const DeviceLimits& limits) {
   for (std::string line; std::getline(in, line);) {
     const Keys keys = parse(line);
     if (keys.empty()) continue;
-    const std::string result = keys.count("mixed") != 0   ? time_mixed(bench, keys)
-                               : keys.count("read") != 0  ? time_reader(bench, keys)
-                               : keys.count("chain") != 0 ? time_chain(bench, keys)
-                                                          : time_case(bench, to_case(keys));
+    std::string result;
+    try {
+      result = keys.count("mixed") != 0   ? time_mixed(bench, keys)
+               : keys.count("read") != 0  ? time_reader(bench, keys)
+               : keys.count("chain") != 0 ? time_chain(bench, keys)
+                                          : time_case(bench, to_case(keys));
+    } catch (const Error& error) {  // what was measured before is worth keeping
+      std::fprintf(stderr, "%s: %s\n", line.c_str(), error.what());
+      result = fmt::format(R"("set": "failed", "case": "{}")", line);
+    }
     std::printf("%s{%s}", separator, result.c_str());
     std::fflush(stdout);
     separator = ",\n";
