@@ -72,7 +72,7 @@ TEST_F(CudaStreams, TheSameCallGivesTheSameBits) {
   const Stream stream, other;
   for (const int bits : {4, 3, 2}) {
     const Matrix matrix = make_matrix(random, bits), load = make_matrix(random, 4);
-    for (const int64_t m : {1, 16, 40, 64}) {
+    for (const int64_t m : {1, 8, 16, 24, 32, 40, 64}) {
       const DeviceMemory x(x_bytes(m)), y(y_bytes(m)), noise(y_bytes(m));
       fill_uniform(x.data(), DType::kF16, m * kK, random());
       succeed(cudaDeviceSynchronize());
