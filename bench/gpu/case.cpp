@@ -28,9 +28,9 @@ Case to_case(const Keys& keys) {
   const auto value = [&](const char* key, int otherwise) { return number(keys, key, otherwise); };
   const auto text = [&](const char* key) { return keys.count(key) != 0 ? keys.at(key) : std::string(); };
   Case one;
-  one.shape = {value("m", 1), value("n", 4096), value("k", 4096)};
+  one.shape = {.m = value("m", 1), .n = value("n", 4096), .k = value("k", 4096)};
   one.format = {value("bits", 4), value("group", 128), text("dtype") == "bf16"};
-  one.wish = {value("rows", 0), value("warps", 0), value("blocks", 0), value("depth", 0)};
+  one.wish = {value("rows", 0), value("warps", 0), value("blocks", 0), value("depth", 0), value("row_warps", 0)};
   one.segments = value("segments", 1);
   one.dependent = value("dependent", 1) != 0;
   one.label = text("set");
@@ -50,17 +50,21 @@ DeviceLimits limits_of(const std::string& card) {
   fail(ErrorCode::kInvalidArgument, "card: expected H100, A100 or A6000, found {}", card);
 }
 
+Shape shape_of(const Case& one) {
+  Shape shape = one.shape;
+  shape.segments = one.segments;
+  for (int64_t i = 1; i <= one.segments; ++i) {
+    shape.segment_row[i] = i == one.segments ? shape.n : static_cast<int>(shape.n * i / one.segments) / 32 * 32;
+  }
+  return shape;
+}
+
 DecodeArguments make_arguments(const Case& one, const DeviceLimits& limits) {
   DecodeArguments arguments = {};
   arguments.m = one.shape.m, arguments.n = one.shape.n, arguments.k = one.shape.k;
   arguments.ldx = one.shape.k, arguments.ldy = one.shape.n;
-  arguments.segments = one.segments;
-  for (int64_t i = 0; i <= one.segments; ++i) {
-    arguments.segment_row[i] =
-        i == one.segments ? one.shape.n : static_cast<int>(one.shape.n * i / one.segments) / 32 * 32;
-  }
   arguments.dependent_launch = one.dependent;
-  arguments.plan = make_decode_plan(one.shape, one.format, limits, one.wish);
+  arguments.plan = make_decode_plan(shape_of(one), one.format, limits, one.wish);
   return arguments;
 }
 

@@ -89,9 +89,9 @@ Problem::Problem(const Case& one, const Call& call, uint64_t seed)
   cuda::check(
       tile_scales(scales.data(), dtype_, n, groups, tiled, dtype_, scales_.data(), first_bad.data(), 0, nullptr),
       "scales");
-  const DecodeArguments arguments = make_arguments(one, {});
   RowSegments segments{one.segments, {}};
-  std::copy(std::begin(arguments.segment_row), std::end(arguments.segment_row), segments.row);
+  const Shape shape = shape_of(one);
+  std::copy(std::begin(shape.segment_row), std::end(shape.segment_row), segments.row);
   reference_weights(packed.data(), bits, scales.data(), group_size, codebooks_.data(), segments, weights.data(), n, k,
                     dtype_);
   reference_multiply(weights.data(), x_.data(), ldx_, bias(), expected_.data(), squares_.data(), m, n, k, dtype_);
@@ -161,10 +161,11 @@ int run_check(int draws, uint64_t seed, const DeviceLimits& limits) {
     one.shape.k = large ? pick({3584, 4096, 8192, 14336}) : 32 * (1 + below(100));
     one.segments = one.shape.n >= 32 * kMaxSegments ? 1 + below(kMaxSegments) : 1;
     one.dependent = below(2) != 0;
-    if (below(4) == 0) one.wish.rows = pick({1, 2, 3, 4, 6});
+    if (below(4) == 0) one.wish.rows = pick({1, 2, 3, 4, 5, 6});
     if (below(4) == 0) one.wish.warps = pick({1, 4, 7, 8, 16});
     if (below(4) == 0) one.wish.blocks = pick({1, 2, 7});
-    if (below(4) == 0) one.wish.depth = 1;
+    if (below(3) == 0) one.wish.depth = pick({1, 2});
+    if (below(3) == 0) one.wish.row_warps = pick({1, 2, 3, 4});
     if (!make_arguments(one, limits).plan.valid) one.wish = {};
     Call call;
     call.identity = i % 3 == 0;
@@ -209,8 +210,9 @@ int run_shapes(const DeviceLimits& limits) {
 }
 
 // Every kernel that is built, found by asking for each combination of what they are compiled for. Shapes are the
-// smallest in which everything happens: two blocks; two passes, the second with a row group less; steps enough that
-// every warp fills both of its stages again, with a unit that K ends in; and now and then two segments.
+// smallest in which everything happens: two blocks, the second with a row group less; steps enough that every warp
+// fills both of its stages again, with a unit that K ends in; now and then two segments, or two warps side by side
+// along the rows.
 int run_instances(int part, int parts, const DeviceLimits& limits) {
   constexpr int kWarps = 3, kBlocks = 2, kSteps = 2 * kWarps + 1;
   std::set<DecodeKernel> found;
@@ -223,12 +225,13 @@ int run_instances(int part, int parts, const DeviceLimits& limits) {
     if (kernel == nullptr || !found.insert(kernel).second || index++ % parts != part - 1) return;
     Case one;
     one.format = format;
-    const int longest = rows == 1 ? 2 : 2 * rows - 1;  // row groups of the first block: two passes
+    const int row_warps = 1 + index % 2, longest = rows * row_warps - (row_warps > 1 && rows > 1 ? 1 : 0);
     one.shape.m = 8 * tiles_m - index % (tiles_m == 1 ? 8 : 4 * tiles_m);
     one.shape.n = kGroupRows * (kBlocks * longest - 1) - 5;
     one.shape.k = kUnitK * depth * kSteps - 32;
-    one.segments = one.shape.n >= 96 ? 1 + index % 2 : 1;
-    one.wish = {rows, kWarps, kBlocks, depth};
+    one.wish = {.rows = rows, .warps = kWarps, .blocks = kBlocks, .depth = depth, .row_warps = row_warps};
+    one.segments = one.shape.n >= 64 && index % 3 == 0 ? 2 : 1;
+    if (find_decode_kernel(make_arguments(one, limits).plan, format) != kernel) one.segments = 1;  // blocks too uneven
     const DecodePlan plan = make_arguments(one, limits).plan;
     if (find_decode_kernel(plan, format) != kernel) {
       fail(ErrorCode::kInternal, "no plan for {} tiles, {} rows, {} units: {}", tiles_m, rows, depth,
@@ -243,7 +246,7 @@ int run_instances(int part, int parts, const DeviceLimits& limits) {
   for (const int bits : {2, 3, 4}) {
     for (const bool bf16 : {false, true}) {
       for (const int tiles_m : {1, 2, 4, 8}) {
-        for (int rows = 1; rows <= max_rows(tiles_m); ++rows) {
+        for (int rows = 1; rows <= max_rows(bits, tiles_m, 1); ++rows) {
           for (const int depth : {1, 2}) {
             check_instance({bits, kGroupSizes[rows % 4], bf16}, tiles_m, rows, depth);
             check_instance({bits, 32, bf16}, tiles_m, rows, depth);

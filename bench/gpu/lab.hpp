@@ -39,6 +39,8 @@ std::string describe(const Case& one, const DeviceLimits& limits);
 /// Limits of a card by its name (H100, A100, A6000), whose plans another card may try.
 DeviceLimits limits_of(const std::string& card);
 
+/// The shape with its row segments, as even as boundaries at multiples of 32 rows let them be.
+Shape shape_of(const Case& one);
 /// Everything but the addresses. The plan may be invalid.
 DecodeArguments make_arguments(const Case& one, const DeviceLimits& limits);
 /// Dependent launch is left out where the kernels' target has none.

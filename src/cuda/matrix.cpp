@@ -128,9 +128,12 @@ CudaMatrix::CudaMatrix(Device where, std::span<const PackedView> segments, DType
 void CudaMatrix::make_multiplies() {
   waits_for_previous_ = kernel_target(device.index) >= 90;
   std::vector<DecodeKernel> ready;
+  Shape shape = {.n = static_cast<int>(n()), .k = k_, .segments = segment_count()};
+  std::copy(segment_row_.begin(), segment_row_.end(), shape.segment_row);
   for (int m = 1; m <= kMaxDecodeTokens && n() > 0; ++m) {
     Multiply& multiply = multiplies_[m - 1];
-    multiply.plan = make_decode_plan({m, static_cast<int>(n()), k_}, format_, limits_);
+    shape.m = m;
+    multiply.plan = make_decode_plan(shape, format_, limits_);
     multiply.kernel = find_decode_kernel(multiply.plan, format_);
     if (multiply.kernel == nullptr) {
       fail(ErrorCode::kUnsupported, "matrix: CUDA device {} has no kernel for {} tokens, N {}, K {}", device.index, m,
@@ -249,8 +252,6 @@ void CudaMatrix::multiply(const GemmArgs& given, const Execution& execution) con
   call.ldy = args.ldy;
   call.n = static_cast<int>(n());
   call.k = k_;
-  call.segments = segment_count();
-  std::copy(segment_row_.begin(), segment_row_.end(), call.segment_row);
   call.dependent_launch = execution.dependent_launch && waits_for_previous_;
   for (int64_t token = 0; token < args.m; token += kMaxDecodeTokens) {
     call.m = static_cast<int>(std::min<int64_t>(kMaxDecodeTokens, args.m - token));

@@ -8,32 +8,89 @@ namespace flute::cuda {
 
 namespace {
 
-// As many warps as the kernel may have, but such that the steps of K deal out evenly: of equal rounds the fewest warps,
-// which leaves none idle in the last one.
-int choose_warps(int steps, int most) {
-  const int rounds = (steps + most - 1) / most;
-  return (steps + rounds - 1) / rounds;
+constexpr int kMaxRowWarps = 4;
+
+constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+// Row groups of each segment.
+struct Segments {
+  int count = 1, groups[kMaxSegments] = {};
+
+  explicit Segments(const Shape& shape) : count(std::max(shape.segments, 1)) {
+    groups[0] = ceil_div(shape.n, kGroupRows);
+    for (int s = 0; s < shape.segments; ++s) {
+      groups[s] = ceil_div(shape.segment_row[s + 1], kGroupRows) - shape.segment_row[s] / kGroupRows;
+    }
+  }
+  // Blocks of up to `rows` row groups: how many.
+  int blocks(int rows) const {
+    int sum = 0;
+    for (int s = 0; s < count; ++s) sum += ceil_div(groups[s], rows);
+    return sum;
+  }
+};
+
+// As many warps as there may be, but such that the steps of K deal out evenly: of equal rounds the fewest warps, which
+// leaves none idle in the last one.
+int choose_warps(int steps, int most) { return ceil_div(steps, ceil_div(steps, most)); }
+
+// Deals rows to blocks of at most `most` row groups: of as few as let every block find a multiprocessor at once, or
+// where there are too many rows for that, in as few waves as will do. Returns the most that a block has.
+int deal_rows(DecodePlan& plan, const Segments& segments, int multiprocessors, int most) {
+  int room = multiprocessors;
+  while (segments.blocks(most) > room) room += multiprocessors;
+  int rows = 1;
+  while (segments.blocks(rows) > room) ++rows;
+  plan.segments = segments.count;
+  plan.blocks = 0;
+  int first = 0, spare = room - segments.blocks(rows);  // multiprocessors that would have nothing to do
+  for (int s = 0; s < segments.count; ++s) {
+    const int groups = segments.groups[s], needed = ceil_div(groups, rows);
+    const int more = std::min(spare, groups - needed);
+    RowShare& share = plan.share[s];
+    share.first = first;
+    share.blocks = needed + more;
+    share.each = groups / std::max(share.blocks, 1);
+    share.longer = groups - share.each * share.blocks;
+    first += groups, spare -= more, plan.blocks += share.blocks;
+  }
+  return rows;
 }
 
-// Deals out the steps of K to warps and places the table, the sums and the warps' stages.
-void place_shared(DecodePlan& plan, const Shape& shape, const Format& format, const PlanWish& wish) {
-  const int steps = (plan.units + plan.depth - 1) / plan.depth;
-  const int most_warps = max_warps(plan.tiles_m);
-  plan.warps = wish.warps != 0 ? std::min(wish.warps, most_warps) : choose_warps(steps, most_warps);
-  plan.table_rounds = (table_bytes(format.bits) / kTableStride / 4 + plan.warps - 1) / plan.warps;
-  const auto to_128 = [](int bytes) { return (bytes + 127) / 128 * 128; };
-  const int codes = plan.rows * plan.depth * unit_bytes(format.bits);
-  plan.x_in_stage = codes + to_128(plan.rows * plan.depth * groups_of_unit(format.group_size) * kScaleBytes);
-  plan.stage_bytes = plan.x_in_stage + plan.depth * shape.m * kUnitK * 2;
-  const int lines = plan.warps * std::min(kSumTiles, plan.rows * plan.tiles_m) * 4;
-  plan.ring_at = table_bytes(format.bits);
-  if (lines <= table_bytes(format.bits) / kTableStride) {
-    plan.sums_at = 128, plan.sum_pitch = kTableStride;
-  } else {
-    plan.sums_at = plan.ring_at, plan.sum_pitch = 128;
-    plan.ring_at += lines * 128;
+// Deals out row groups and K to up to `most_warps` warps of up to `most_rows` row groups, and places the table and the
+// warps' stages. Returns whether shared memory suffices.
+bool place(DecodePlan& plan, const Shape& shape, const Format& format, const DeviceLimits& device, const PlanWish& wish,
+           int most_rows, int most_warps) {
+  const int most_row_warps = std::min(most_warps, kMaxRowWarps);
+  const int longest =
+      deal_rows(plan, Segments(shape), wish.blocks != 0 ? wish.blocks : device.sm_count, most_rows * most_row_warps);
+  // The least work for a warp, where a step costs about as much beside its row groups as one of them.
+  double least = 0;
+  for (int across = 1; across <= most_row_warps; ++across) {
+    const int rows = ceil_div(longest, across);
+    if (rows > most_rows) continue;
+    const double work = static_cast<double>((rows + 1) * across) / (most_warps / across * across);
+    if (least == 0 || (wish.row_warps != 0 ? across <= wish.row_warps : work < least)) {
+      least = work, plan.row_warps = across, plan.rows = rows;
+    }
   }
-  plan.shared_bytes = plan.ring_at + plan.warps * 2 * plan.stage_bytes;
+  plan.row_warps_inverse = ceil_div(256, plan.row_warps);
+  const int most_k_warps = most_warps / plan.row_warps;
+  const auto place_steps = [&](int depth) {
+    plan.depth = depth;
+    plan.k_warps = choose_warps(plan.units / depth, most_k_warps);
+    plan.table_rounds = ceil_div(table_bytes(format.bits) / kTableStride / 4, plan.warps());
+    plan.ring_at = table_bytes(format.bits);
+    const int x_at = x_in_stage(format.bits, plan.rows, depth, groups_of_unit(format.group_size));
+    const int sums = plan.rows * plan.tiles_m * 128 << plan.sum_pairs_shift;  // of a warp, where its two stages were
+    plan.stage_bytes = std::max(x_at + depth * shape.m * kUnitK * 2, ceil_div(sums, 256) * 128);
+    plan.shared_bytes = kTableAddress + plan.ring_at + plan.warps() * 2 * plan.stage_bytes;
+    return plan.shared_bytes <= device.shared_per_block;
+  };
+  // Two units a step gain where K is long, and lose where a warp has few steps: the first one comes later.
+  const bool deep = wish.depth != 0 ? wish.depth > 1 : plan.units >= 8 * most_k_warps;
+  const int depth = deep && plan.units % 2 == 0 ? max_depth(format.bits, plan.tiles_m, plan.rows) : 1;
+  return place_steps(depth) || (depth > 1 && place_steps(1));
 }
 
 }  // namespace
@@ -43,37 +100,45 @@ DecodePlan make_decode_plan(const Shape& shape, const Format& format, const Devi
   DecodePlan plan;
   if (shape.m < 1 || shape.m > kMaxDecodeTokens) return plan;
   plan.tiles_m = shape.m <= 8 ? 1 : shape.m <= 16 ? 2 : shape.m <= 32 ? 4 : 8;
-  plan.row_groups = (shape.n + kGroupRows - 1) / kGroupRows;
+  plan.sum_pairs_shift = shape.m <= 2 ? 0 : shape.m <= 4 ? 1 : 2;
+  plan.row_groups = ceil_div(shape.n, kGroupRows);
   plan.units = units_along_k(shape.k);
+  plan.row_pieces = plan.units * (unit_bytes(format.bits) / 16);
   plan.groups = tiled_groups(format.group_size, shape.k);
   if (format.group_size >= kUnitK) {
     plan.group_shift = 0;
     while (kUnitK << plan.group_shift < format.group_size) ++plan.group_shift;
   }
-  plan.blocks = std::min(plan.row_groups, wish.blocks != 0 ? wish.blocks : device.sm_count);
-  plan.rows_each = plan.row_groups / plan.blocks, plan.rows_longer = plan.row_groups % plan.blocks;
-  const int longest = plan.rows_each + (plan.rows_longer != 0);
-  // Passes as even as they can be, of as many row groups as fit, and steps of two units where those fit too.
-  int most = wish.rows != 0 ? std::min(wish.rows, max_rows(plan.tiles_m)) : max_rows(plan.tiles_m);
-  do {
-    const int passes = (longest + most - 1) / most;
-    plan.rows = (longest + passes - 1) / passes;
-    plan.depth = plan.units % 2 != 0 || wish.depth == 1 ? 1 : max_depth(format.bits, plan.tiles_m, plan.rows);
-    place_shared(plan, shape, format, wish);
-    if (plan.depth > 1 && plan.shared_bytes > device.shared_per_block) {
-      plan.depth = 1;
-      place_shared(plan, shape, format, wish);
+
+  const auto wished = [](int most, int wish_for) { return wish_for != 0 ? std::min(most, wish_for) : most; };
+  const int most_warps = wished(max_warps(plan.tiles_m), wish.warps);
+  const int most_rows = wished(max_rows(format.bits, plan.tiles_m, groups_of_unit(format.group_size)), wish.rows);
+  const auto fits = [&](int rows, int warps) { return place(plan, shape, format, device, wish, rows, warps); };
+  plan.valid = true;
+  for (int rows = most_rows; rows > 0; --rows) {
+    if (fits(rows, most_warps)) return plan;
+  }
+  // A card with little shared memory, many tokens: fewer warps, such that the most is under way in all of them
+  // together.
+  double best = 0;
+  int best_rows = 1, best_warps = 1;
+  for (int warps = most_warps - 1; warps > 0; --warps) {
+    for (int rows = most_rows; rows > 0; --rows) {
+      const double under_way = static_cast<double>(warps * rows) / (rows + 1);
+      if (under_way > best && fits(rows, warps)) best = under_way, best_rows = rows, best_warps = warps;
     }
-  } while (plan.shared_bytes > device.shared_per_block && --most > 0);
-  plan.valid = plan.shared_bytes <= device.shared_per_block;
+  }
+  plan.valid = fits(best_rows, best_warps);
   return plan;
 }
 
 std::string to_string(const DecodePlan& plan) {
+  if (!plan.valid) return "no plan";
   return fmt::format(
-      "decode: {} blocks of {} warps, passes of {} x 16 rows, steps of {} x 64 k, {} x 8 tokens, {} KB of "
+      "decode: {} blocks of {} x {} warps (rows x K), {} x 16 rows and {} x 64 k a step, {} x 8 tokens, {} KB of "
       "shared memory",
-      plan.blocks, plan.warps, plan.rows, plan.depth, plan.tiles_m, (plan.shared_bytes + 1023) / 1024);
+      plan.blocks, plan.row_warps, plan.k_warps, plan.rows, plan.depth, plan.tiles_m,
+      (plan.shared_bytes + 1023) / 1024);
 }
 
 }  // namespace flute::cuda

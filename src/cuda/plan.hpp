@@ -1,7 +1,7 @@
 // The plan of one multiply: a pure function of shape, format and device, printable, no GPU needed.
 //
 // The work is a rectangle of row groups (16 rows) x units of k (layout.hpp). A thread block takes a contiguous range of
-// row groups, in passes of up to `rows` of them; in a pass its warps take the units of K in turn.
+// row groups of one segment; its warps share them out, `rows` at most each, and take the units of K in turn.
 #pragma once
 
 #include <cstddef>
@@ -17,6 +17,9 @@ constexpr int kMaxDecodeTokens = 64;
 
 struct Shape {
   int m = 0, n = 0, k = 0;
+  // Row segments, each with a table of its own: rows [segment_row[s], segment_row[s + 1]), boundaries at multiples of
+  // 16. None: one segment of all rows.
+  int segments = 0, segment_row[kMaxSegments + 1] = {};
 };
 
 struct Format {
@@ -31,22 +34,32 @@ struct DeviceLimits {
 
 // What an experiment may force: 0 means the plan's choice.
 struct PlanWish {
-  int rows = 0, warps = 0, blocks = 0, depth = 0;
+  int rows = 0, warps = 0, blocks = 0, depth = 0, row_warps = 0;
+};
+
+// Consecutive row groups dealt to consecutive blocks: the first `longer` blocks have each + 1.
+struct RowShare {
+  int first = 0, blocks = 0, each = 0, longer = 0;
 };
 
 struct DecodePlan {
-  int tiles_m = 1;  // 8-token tiles of the tensor-core instruction: 1, 2, 4, 8
-  int rows = 4;     // row groups of a pass
-  int depth = 1;    // consecutive units of a step
-  int warps = 16;
+  int tiles_m = 1;          // 8-token tiles of the tensor-core instruction: 1, 2, 4, 8
+  int rows = 1, depth = 1;  // of a step of one warp: row groups, units
+  int segments = 1;
+  RowShare share[kMaxSegments];  // one for each segment: no block has rows of two
   int blocks = 0;
+  int row_warps = 1, k_warps = 16;  // warps along the block's rows and along K
+  int row_warps_inverse = 256;      // a * this / 256 = a / row_warps, for a < 128
   int row_groups = 0, units = 0, groups = 0;
-  int rows_each = 0, rows_longer = 0;  // of a block: the first `rows_longer` blocks have one more
-  int group_shift = 31;                // unit >> group_shift is its scale group, where a unit has only one
-  int table_rounds = 0;                // of building the table, a warp doing four entries in each
+  int row_pieces = 0;    // 16-byte pieces of codes of a row group
+  int group_shift = 31;  // unit >> group_shift is its scale group, where a unit has only one
+  int table_rounds = 0;  // of building the table, a warp doing four entries in each
   // Shared memory; the table is at 0. A warp has two stages of a step each: codes, scales, activations.
-  int sums_at = 0, sum_pitch = 0, ring_at = 0, stage_bytes = 0, x_in_stage = 0, shared_bytes = 0;
+  int ring_at = 0, stage_bytes = 0, shared_bytes = 0;
+  int sum_pairs_shift = 0;  // pairs of tokens of a tile that are there, rounded up: log2
   bool valid = false;
+
+  int warps() const { return k_warps * row_warps; }
 };
 
 DecodePlan make_decode_plan(const Shape& shape, const Format& format, const DeviceLimits& device,
@@ -60,19 +73,26 @@ constexpr int groups_of_unit(int group_size) { return group_size == 32 ? 2 : 1; 
 // The table in shared memory has an entry every 256 bytes, so that one byte permute makes an address of a byte of codes
 // and a lane's copy: 256 entries, or 64 of 6-bit pairs. Copies for all lanes take 128 bytes; the other 128 are free.
 constexpr int kTableStride = 256;
+// Where it is in shared memory, absolutely: as a constant it costs no instruction in a lookup. What the kernels ask for
+// begins at 1024 from compute capability 9.0 on (the system's part comes first), at 0 before; the kernels check it.
+constexpr int kTableAddress = 1024;
 FLUTE_HOST_DEVICE constexpr int table_bytes(int bits) { return (bits == 3 ? 64 : 256) * kTableStride; }
 
 FLUTE_HOST_DEVICE constexpr int max_warps(int tiles_m) { return tiles_m <= 2 ? 16 : tiles_m == 4 ? 12 : 8; }
-// Row groups of a pass: each load of activations serves so many. Accumulators and shared memory for two stages set the
-// limit.
-FLUTE_HOST_DEVICE constexpr int max_rows(int tiles_m) { return tiles_m == 1 ? 7 : tiles_m == 2 ? 5 : 4; }
-// Two units a step halve the instructions that a step costs, which gains at 2 bits, where they bind, and loses (a
-// longer way to the first result) elsewhere.
-constexpr int max_depth(int bits, int tiles_m, int rows) { return bits == 2 && tiles_m == 1 && rows <= 4 ? 2 : 1; }
-
-// Sums of four accumulator tiles (16 rows x 8 tokens) of every warp meet in shared memory at a time: lines of 128
-// bytes, four a tile, `sum_pitch` bytes from one to the next; in the table's gaps where they fit.
-constexpr int kSumTiles = 4;
+// Row groups of a warp: each load of activations serves so many. Registers set the limits (more spill); with two tiles
+// of tokens at 4 bits shared memory does.
+FLUTE_HOST_DEVICE constexpr int max_rows(int bits, int tiles_m, int groups) {
+  if (tiles_m == 1) return 7;
+  return tiles_m == 2 && bits < 4 && groups == 1 ? 6 : 4;
+}
+// Two units a step where few row groups leave less than about 40 KB of codes in flight.
+FLUTE_HOST_DEVICE constexpr int max_depth(int bits, int tiles_m, int rows) {
+  return rows * bits <= 9 && (tiles_m == 1 || (tiles_m == 2 && rows <= 2)) ? 2 : 1;
+}
+// A stage: codes and scales of `rows` row groups and `depth` units, then activations.
+FLUTE_HOST_DEVICE constexpr int x_in_stage(int bits, int rows, int depth, int groups) {
+  return rows * depth * unit_bytes(bits) + (rows * depth * groups * kScaleBytes + 127) / 128 * 128;
+}
 
 // `count` things dealt to `parts` as evenly as they go, contiguous, the longer shares first: where share `index`
 // begins.

@@ -15,7 +15,7 @@ struct Card {
   DeviceLimits limits;
 };
 /// Multiprocessors, and bytes of shared memory that a block may have.
-constexpr Card kCards[] = {{"H100", {132, 227 * 1024}}};
+constexpr Card kCards[] = {{"H100", {132, 227 * 1024}}, {"A100", {108, 163 * 1024}}, {"A6000", {84, 99 * 1024}}};
 
 constexpr int kGroupSizes[] = {32, 64, 128, 256, -1};
 
@@ -42,7 +42,8 @@ void for_model_shapes(const Visit& visit) {
         for (const int bits : {2, 3, 4}) {
           for (const int group : kGroupSizes) {
             for (const bool bf16 : {false, true}) {
-              const Shape sizes{static_cast<int>(m), static_cast<int>(shape.n), static_cast<int>(shape.k)};
+              const Shape sizes{
+                  .m = static_cast<int>(m), .n = static_cast<int>(shape.n), .k = static_cast<int>(shape.k)};
               if (!visit(PlanCase{sizes, {bits, group, bf16}, card})) return false;
             }
           }
@@ -68,7 +69,16 @@ void for_random_shapes(int count, const Visit& visit) {
       return static_cast<int>(random_between(random, 1, random_between(random, 1, most)));
     };
     PlanCase one;
-    one.shape = {static_cast<int>(random_between(random, 1, kMaxDecodeTokens)), size(1 << 17), 32 * size(1 << 11)};
+    one.shape = {.m = static_cast<int>(random_between(random, 1, kMaxDecodeTokens)),
+                 .n = size(1 << 17),
+                 .k = 32 * size(1 << 11)};
+    // Segments of any sizes, none among them; boundaries as the library demands them.
+    one.shape.segments = static_cast<int>(random_between(random, 0, kMaxSegments));
+    for (int s = 1; s <= one.shape.segments; ++s) {
+      const int from = one.shape.segment_row[s - 1] / 32, to = one.shape.n / 32;
+      one.shape.segment_row[s] =
+          s == one.shape.segments ? one.shape.n : 32 * static_cast<int>(random_between(random, from, to));
+    }
     one.format = {static_cast<int>(random_between(random, 2, 4)), kGroupSizes[random_between(random, 0, 4)],
                   random_between(random, 0, 1) == 1};
     one.card = kCards[random_between(random, 0, std::size(kCards) - 1)];

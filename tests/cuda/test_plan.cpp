@@ -45,46 +45,66 @@ class SharedMemory {
 
 // The checks below return what is wrong, or nothing.
 
-/// Who computes what, as decode.cuh reads a plan: a block has a range of row groups and goes through them in passes; in
-/// each its warps deal out the steps of K in turn.
-std::string wrong_in_work(const DecodePlan& plan) {
-  std::vector<Range> blocks;
-  for (int block = 0; block < plan.blocks; ++block) {
-    blocks.push_back({share_begin(plan.rows_each, plan.rows_longer, block),
-                      share_begin(plan.rows_each, plan.rows_longer, block + 1)});
-    // Passes of `rows` row groups, the last one of what is left, can miss nothing if there are any.
+/// The row groups of every block and warp, and the units of every warp along K, as decode.cuh reads a plan.
+std::string wrong_in_work(const DecodePlan& plan, const PlanCase& one) {
+  std::vector<Range> rows;
+  int blocks = 0;
+  for (int s = 0; s < plan.segments; ++s) {
+    const RowShare& share = plan.share[s];
+    const int begin = one.shape.segments == 0 ? 0 : one.shape.segment_row[s] / kGroupRows;
+    const int end =
+        one.shape.segments == 0 ? plan.row_groups : (one.shape.segment_row[s + 1] + kGroupRows - 1) / kGroupRows;
+    std::vector<Range> of_segment;
+    for (int block = 0; block < share.blocks; ++block) {
+      const int first = share.first + share_begin(share.each, share.longer, block);
+      const int count = share.each + (block < share.longer);
+      // Warps side by side; the division as the kernel does it.
+      const int each = count * plan.row_warps_inverse >> 8, longer = count - each * plan.row_warps;
+      for (int warp = 0; warp < plan.row_warps; ++warp) {
+        const int mine = each + (warp < longer), at = first + share_begin(each, longer, warp);
+        if (mine < 0 || mine > plan.rows) return "row groups of a warp";
+        if (mine > 0) of_segment.push_back({at, at + mine});
+      }
+    }
+    if (!cover_once(of_segment, begin, end)) return "row groups of a segment";
+    blocks += share.blocks;
   }
-  if (plan.rows < 1 || !cover_once(blocks, 0, plan.row_groups)) return "row groups of the blocks";
+  if (blocks != plan.blocks) return "blocks";
+  for (int warp = 0; warp < plan.warps(); ++warp) {
+    if (warp * plan.row_warps_inverse >> 8 != warp / plan.row_warps) return "a warp's place";
+  }
   std::vector<Range> steps;
-  for (int warp = 0; warp < plan.warps; ++warp) {
-    for (int unit = warp * plan.depth; unit < plan.units; unit += plan.warps * plan.depth) {
+  for (int warp = 0; warp < plan.k_warps; ++warp) {
+    if (warp * plan.depth >= plan.units) return "a warp without a step";
+    for (int unit = warp * plan.depth; unit < plan.units; unit += plan.k_warps * plan.depth) {
       steps.push_back({unit, unit + plan.depth});  // a step takes all its units to be there
     }
   }
   return cover_once(steps, 0, plan.units) ? "" : "units of the warps";
 }
 
-/// Table, sums and every warp's two stages of codes, scales and activations, as decode.cuh places them. All are live at
-/// once: while the sums of a pass meet, the next one is being fetched, and the table serves it.
+/// Table and every warp's two stages of codes, scales and activations, as decode.cuh places them, all live at once; and
+/// the sums, where the warp's own stages were.
 std::string wrong_in_memory(const DecodePlan& plan, const PlanCase& one) {
   constexpr int kLine = 128;  // a bank each; the kernel's swizzles flip bits of addresses below it
-  const int entries = table_bytes(one.format.bits) / kTableStride;
+  const int groups = groups_of_unit(one.format.group_size);
   SharedMemory memory(plan.shared_bytes);
-  for (int entry = 0; entry < entries; ++entry) memory.take(entry * kTableStride, kLine);
-  const int lines = plan.warps * std::min(kSumTiles, plan.rows * plan.tiles_m) * 4;
-  for (int line = 0; line < lines; ++line) memory.take(plan.sums_at + line * plan.sum_pitch, kLine);
-  if (!memory.fits()) return "sums";
+  memory.take(kTableAddress, table_bytes(one.format.bits));
   const int codes = plan.rows * plan.depth * unit_bytes(one.format.bits);
-  const int scales = plan.rows * plan.depth * groups_of_unit(one.format.group_size) * kScaleBytes;
-  for (int stage = 0; stage < 2 * plan.warps; ++stage) {
-    const int begin = plan.ring_at + stage * plan.stage_bytes, x = begin + plan.x_in_stage;
-    memory.take(begin, codes);
-    memory.take(begin + codes, scales);
-    memory.take(x, plan.depth * one.shape.m * kUnitK * 2);
-    if (x % kLine != 0) return "alignment of activations";
+  const int x = x_in_stage(one.format.bits, plan.rows, plan.depth, groups);
+  const int x_bytes = plan.depth * one.shape.m * kUnitK * 2;
+  if (x < codes + plan.rows * plan.depth * groups * kScaleBytes) return "activations in the scales";
+  if (x % kLine != 0 || plan.stage_bytes % kLine != 0 || plan.ring_at % kLine != 0) return "alignment of activations";
+  if (x + x_bytes > plan.stage_bytes) return "a stage";
+  for (int stage = 0; stage < 2 * plan.warps(); ++stage) {
+    memory.take(kTableAddress + plan.ring_at + stage * plan.stage_bytes, plan.stage_bytes);
   }
   if (!memory.fits()) return "stages";
-  return 4 * plan.warps * plan.table_rounds >= entries ? "" : "entries of the table";
+  const int pairs = 1 << plan.sum_pairs_shift;
+  if (2 * pairs < std::min(one.shape.m, 8)) return "pairs of tokens";
+  if (plan.rows * plan.tiles_m * pairs * kLine > 2 * plan.stage_bytes) return "sums";
+  return 4 * plan.warps() * plan.table_rounds >= table_bytes(one.format.bits) / kTableStride ? ""
+                                                                                             : "entries of the table";
 }
 
 std::string wrong_in_groups(const DecodePlan& plan, const PlanCase& one) {
@@ -99,8 +119,8 @@ std::string wrong_in_groups(const DecodePlan& plan, const PlanCase& one) {
 std::string wrong_in_limits(const DecodePlan& plan, const PlanCase& one) {
   if (!plan.valid) return "none fits";
   if (plan.shared_bytes > one.card.limits.shared_per_block) return "too much shared memory";
-  if (plan.warps < 1 || plan.warps > max_warps(plan.tiles_m)) return "more warps than the kernel is compiled for";
-  if (plan.blocks < 1 || plan.blocks > one.card.limits.sm_count) return "blocks beyond one a multiprocessor";
+  if (plan.warps() < 1 || plan.warps() > max_warps(plan.tiles_m)) return "more warps than the kernel is compiled for";
+  if (plan.blocks < 1) return "no blocks";
   if (8 * plan.tiles_m < one.shape.m) return "too few tokens";
   return "";
 }
@@ -111,7 +131,7 @@ bool right(const PlanCase& one) {
   std::string wrong = wrong_in_limits(plan, one);
   if (wrong.empty()) wrong = wrong_in_groups(plan, one);
   if (wrong.empty()) wrong = wrong_in_memory(plan, one);
-  if (wrong.empty()) wrong = wrong_in_work(plan);
+  if (wrong.empty()) wrong = wrong_in_work(plan, one);
   EXPECT_EQ(wrong, "") << one.text();
   return wrong.empty();
 }

@@ -7,8 +7,7 @@
 
 namespace flute::cuda {
 
-// T is the activations' dtype, fp16 or bf16. Row segment s is rows [segment_row[s], segment_row[s + 1]), with a
-// codebook of its own; boundaries are multiples of 32 rows.
+// T is the activations' dtype, fp16 or bf16. Which rows use which codebook is the plan's matter.
 struct DecodeArguments {
   const uint8_t* codes;   // tiled (layout.hpp)
   const uint8_t* scales;  // T, [row groups][scale groups][16]
@@ -18,7 +17,6 @@ struct DecodeArguments {
   const void* bias;       // T, [n], or null
   int64_t ldx, ldy;
   int m, n, k;
-  int segments, segment_row[kMaxSegments + 1];
   bool dependent_launch;
   DecodePlan plan;
 };

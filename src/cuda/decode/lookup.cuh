@@ -44,10 +44,6 @@ __device__ inline uint32_t scale_pair<__nv_bfloat16>(uint32_t pair, uint32_t sca
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
-// The table begins where a block's dynamic shared memory does. From compute capability 8.0 on that is behind 1 KB of
-// the system's; as a constant it costs no instruction in a lookup. The kernels check it.
-constexpr uint32_t kTableAddress = 1024;
-
 // The table in shared memory: entry e at e * 256, a copy for each bank, so that a lane only ever reads its own bank(s)
 // and no conflict is possible. 4 and 3 bits: a pair, 32 copies of 4 bytes. 2 bits: two pairs, 16 copies of 8 bytes.
 // Byte 1 of an address is then a byte of codes and byte 0 the lane's copy: one byte permute.
