@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(32 * max_warps(kTilesM), min_blocks(kTilesM, k
   const int block_rows = share.each + (block < share.longer);
   const int each = by_row_warps(block_rows), longer = block_rows - each * row_warps;
   const int warp_begin = share_begin(each, longer, row_warp), warp_rows = each + (row_warp < longer);
-  const int row = block_row + warp_begin;
+  const int row = block_row + min(warp_begin, block_rows - 1);  // a warp may have none
 
   // ---- Fetching. This warp takes the steps k_warp, k_warp + k_warps, ... of K. Places in memory count pieces of 16
   // bytes, so that 32 bits do: an addition and a wide multiply-add make an address.
