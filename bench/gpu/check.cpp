@@ -166,6 +166,7 @@ int run_check(int draws, uint64_t seed, const DeviceLimits& limits) {
     if (below(4) == 0) one.wish.blocks = pick({1, 2, 7});
     if (below(3) == 0) one.wish.depth = pick({1, 2});
     if (below(3) == 0) one.wish.row_warps = pick({1, 2, 3, 4});
+    one.wide = kernel_target(0) >= 90 && limits.shared_per_block >= 227 * 1024 && one.shape.m > 8 && below(3) == 0;
     if (!make_arguments(one, limits).plan.valid) one.wish = {};
     Call call;
     call.identity = i % 3 == 0;

@@ -22,7 +22,7 @@ struct Case {
   Format format;
   PlanWish wish;
   int segments = 1;
-  bool dependent = true;
+  bool dependent = true, wide = false;  // wide: the experiment with wgmma (wide.hpp), for Hopper alone
   std::string label;
 
   DType dtype() const { return format.bf16 ? DType::kBF16 : DType::kF16; }
@@ -39,6 +39,7 @@ std::string describe(const Case& one, const DeviceLimits& limits);
 /// Limits of a card by its name (H100, A100, A6000), whose plans another card may try.
 DeviceLimits limits_of(const std::string& card);
 
+std::string plan_text(const Case& one, const DeviceLimits& limits);
 /// The shape with its row segments, as even as boundaries at multiples of 32 rows let them be.
 Shape shape_of(const Case& one);
 /// Everything but the addresses. The plan may be invalid.

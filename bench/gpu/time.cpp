@@ -124,9 +124,9 @@ std::string time_case(Bench& bench, const Case& one) {
       R"("segments": {}, "warps": {}, "rows": {}, "blocks": {}, "depth": {}, "plan": "{}", "us": {:.3f}, )"
       R"("low_us": {:.3f}, "high_us": {:.3f}, "floor_us": {:.3f}, "cublas_us": {:.3f}, "bytes": {})",
       one.label, dtype_name(one.dtype()), one.format.bits, one.format.group_size, one.shape.m, one.shape.n, one.shape.k,
-      one.dependent ? 1 : 0, one.segments, plan.warps(), plan.rows, plan.blocks, plan.depth, to_string(plan),
-      microseconds(ours.median), microseconds(ours.low), microseconds(ours.high), microseconds(floor.median),
-      microseconds(dense.median), Bench::bytes(one));
+      one.dependent ? 1 : 0, one.segments, plan.warps(), plan.rows, plan.deal.blocks, plan.depth,
+      plan_text(one, bench.limits()), microseconds(ours.median), microseconds(ours.low), microseconds(ours.high),
+      microseconds(floor.median), microseconds(dense.median), Bench::bytes(one));
 }
 
 }  // namespace

@@ -34,40 +34,43 @@ struct Segments {
 // leaves none idle in the last one.
 int choose_warps(int steps, int most) { return ceil_div(steps, ceil_div(steps, most)); }
 
-// Deals rows to blocks of at most `most` row groups: of as few as let every block find a multiprocessor at once, or
-// where there are too many rows for that, in as few waves as will do. Returns the most that a block has.
-int deal_rows(DecodePlan& plan, const Segments& segments, int multiprocessors, int most) {
+}  // namespace
+
+RowDeal deal_rows(const Shape& shape, int multiprocessors, int most) {
+  const Segments segments(shape);
+  RowDeal deal;
   int room = multiprocessors;
   while (segments.blocks(most) > room) room += multiprocessors;
   int rows = 1;
   while (segments.blocks(rows) > room) ++rows;
-  plan.segments = segments.count;
-  plan.blocks = 0;
+  deal.longest = rows;
+  deal.segments = segments.count;
   int first = 0, spare = room - segments.blocks(rows);  // multiprocessors that would have nothing to do
   for (int s = 0; s < segments.count; ++s) {
     const int groups = segments.groups[s], needed = ceil_div(groups, rows);
     const int more = std::min(spare, groups - needed);
-    RowShare& share = plan.share[s];
+    RowShare& share = deal.share[s];
     share.first = first;
     share.blocks = needed + more;
     share.each = groups / std::max(share.blocks, 1);
     share.longer = groups - share.each * share.blocks;
-    first += groups, spare -= more, plan.blocks += share.blocks;
+    first += groups, spare -= more, deal.blocks += share.blocks;
   }
-  return rows;
+  return deal;
 }
+
+namespace {
 
 // Deals out row groups and K to up to `most_warps` warps of up to `most_rows` row groups, and places the table and the
 // warps' stages. Returns whether shared memory suffices.
 bool place(DecodePlan& plan, const Shape& shape, const Format& format, const DeviceLimits& device, const PlanWish& wish,
            int most_rows, int most_warps) {
   const int most_row_warps = std::min(most_warps, kMaxRowWarps);
-  const int longest =
-      deal_rows(plan, Segments(shape), wish.blocks != 0 ? wish.blocks : device.sm_count, most_rows * most_row_warps);
+  plan.deal = deal_rows(shape, wish.blocks != 0 ? wish.blocks : device.sm_count, most_rows * most_row_warps);
   // The least work for a warp, where a step costs about as much beside its row groups as one of them.
   double least = 0;
   for (int across = 1; across <= most_row_warps; ++across) {
-    const int rows = ceil_div(longest, across);
+    const int rows = ceil_div(plan.deal.longest, across);
     if (rows > most_rows) continue;
     const double work = static_cast<double>((rows + 1) * across) / (most_warps / across * across);
     if (least == 0 || (wish.row_warps != 0 ? across <= wish.row_warps : work < least)) {
@@ -137,7 +140,7 @@ std::string to_string(const DecodePlan& plan) {
   return fmt::format(
       "decode: {} blocks of {} x {} warps (rows x K), {} x 16 rows and {} x 64 k a step, {} x 8 tokens, {} KB of "
       "shared memory",
-      plan.blocks, plan.row_warps, plan.k_warps, plan.rows, plan.depth, plan.tiles_m,
+      plan.deal.blocks, plan.row_warps, plan.k_warps, plan.rows, plan.depth, plan.tiles_m,
       (plan.shared_bytes + 1023) / 1024);
 }
 

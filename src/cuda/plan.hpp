@@ -42,12 +42,20 @@ struct RowShare {
   int first = 0, blocks = 0, each = 0, longer = 0;
 };
 
+// All rows dealt: a share for each segment, so that no block has rows of two.
+struct RowDeal {
+  int segments = 1, blocks = 0, longest = 0;  // row groups of a block, at most
+  RowShare share[kMaxSegments];
+};
+
+// Blocks of at most `most` row groups: of as few as let every block find a multiprocessor at once, or where there are
+// too many rows for that, in as few waves as will do.
+RowDeal deal_rows(const Shape& shape, int multiprocessors, int most);
+
 struct DecodePlan {
   int tiles_m = 1;          // 8-token tiles of the tensor-core instruction: 1, 2, 4, 8
   int rows = 1, depth = 1;  // of a step of one warp: row groups, units
-  int segments = 1;
-  RowShare share[kMaxSegments];  // one for each segment: no block has rows of two
-  int blocks = 0;
+  RowDeal deal;
   int row_warps = 1, k_warps = 16;  // warps along the block's rows and along K
   int row_warps_inverse = 256;      // a * this / 256 = a / row_warps, for a < 128
   int row_groups = 0, units = 0, groups = 0;

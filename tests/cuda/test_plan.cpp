@@ -49,8 +49,8 @@ class SharedMemory {
 std::string wrong_in_work(const DecodePlan& plan, const PlanCase& one) {
   std::vector<Range> rows;
   int blocks = 0;
-  for (int s = 0; s < plan.segments; ++s) {
-    const RowShare& share = plan.share[s];
+  for (int s = 0; s < plan.deal.segments; ++s) {
+    const RowShare& share = plan.deal.share[s];
     const int begin = one.shape.segments == 0 ? 0 : one.shape.segment_row[s] / kGroupRows;
     const int end =
         one.shape.segments == 0 ? plan.row_groups : (one.shape.segment_row[s + 1] + kGroupRows - 1) / kGroupRows;
@@ -69,7 +69,7 @@ std::string wrong_in_work(const DecodePlan& plan, const PlanCase& one) {
     if (!cover_once(of_segment, begin, end)) return "row groups of a segment";
     blocks += share.blocks;
   }
-  if (blocks != plan.blocks) return "blocks";
+  if (blocks != plan.deal.blocks) return "blocks";
   for (int warp = 0; warp < plan.warps(); ++warp) {
     if (warp * plan.row_warps_inverse >> 8 != warp / plan.row_warps) return "a warp's place";
   }
@@ -120,7 +120,7 @@ std::string wrong_in_limits(const DecodePlan& plan, const PlanCase& one) {
   if (!plan.valid) return "none fits";
   if (plan.shared_bytes > one.card.limits.shared_per_block) return "too much shared memory";
   if (plan.warps() < 1 || plan.warps() > max_warps(plan.tiles_m)) return "more warps than the kernel is compiled for";
-  if (plan.blocks < 1) return "no blocks";
+  if (plan.deal.blocks < 1) return "no blocks";
   if (8 * plan.tiles_m < one.shape.m) return "too few tokens";
   return "";
 }

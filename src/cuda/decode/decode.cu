@@ -29,7 +29,7 @@ cudaError_t launch_decode(DecodeKernel kernel, const DecodeArguments& arguments,
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = static_cast<unsigned>(arguments.plan.blocks);
+  config.gridDim = static_cast<unsigned>(arguments.plan.deal.blocks);
   config.blockDim = static_cast<unsigned>(32 * arguments.plan.warps());
   config.dynamicSmemBytes = static_cast<size_t>(arguments.plan.shared_bytes);
   config.stream = stream;

@@ -46,11 +46,11 @@ __global__ void __launch_bounds__(32 * max_warps(kTilesM), min_blocks(kTilesM, k
 
   // ---- This block's rows, of one segment, and this warp's of them.
   int segment = 0, block = blockIdx.x;
-  if (plan.segments > 1) {
+  if (plan.deal.segments > 1) {
 #pragma unroll 1
-    while (block >= plan.share[segment].blocks) block -= plan.share[segment++].blocks;
+    while (block >= plan.deal.share[segment].blocks) block -= plan.deal.share[segment++].blocks;
   }
-  const RowShare& share = plan.share[segment];
+  const RowShare& share = plan.deal.share[segment];
   const uint32_t value = static_cast<const uint16_t*>(args.codebooks)[(segment << kBits) + lane % (1 << kBits)];
   const auto by_row_warps = [&](int a) { return a * plan.row_warps_inverse >> 8; };  // a / row_warps
   const int row_warps = plan.row_warps, k_warp = by_row_warps(warp), row_warp = warp - k_warp * row_warps;
