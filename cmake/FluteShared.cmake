@@ -20,6 +20,10 @@ install(TARGETS flute_program)
 install(DIRECTORY include/flute TYPE INCLUDE)
 install(EXPORT flute NAMESPACE flute:: FILE fluteTargets.cmake DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/flute)
 
+# The Python package finds its library beside it: one file, of no version (a wheel has no links). Only `pip install .`
+# and `cmake --install BUILD --component python` install it there.
+install(PROGRAMS $<TARGET_FILE:flute_shared> DESTINATION flute RENAME libflute.so COMPONENT python EXCLUDE_FROM_ALL)
+
 include(CMakePackageConfigHelpers)
 write_basic_package_version_file(fluteConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 configure_package_config_file(cmake/fluteConfig.cmake.in fluteConfig.cmake
