@@ -13,7 +13,6 @@ from flute import _library
 
 HEADER = re.sub(r"/\*.*?\*/", "", (checkpoints.ROOT / "include/flute/flute.h").read_text(), flags=re.S)
 SIZES = {"size_t": 8, "int64_t": 8, "int32_t": 4, "float": 4, "flute_dtype": 4, "flute_status": 4, "flute_device": 8}
-KINDS = {"float": "f", "flute_device": "struct"}
 STRUCTS = {
     "flute_packed_view": _library.PackedView,
     "flute_quantize_args": _library.QuantizeArgs,

@@ -27,7 +27,7 @@ def test_a_layer_is_what_quantize_makes_of_its_weights(quantized):
     """The program and the package write the same bits."""
     name = "model.layers.1.mlp.up_proj"
     for shard in checkpoints.LLAMA.glob("*.safetensors"):
-        weights = checkpoints.read_bf16(shard) if hasattr(checkpoints, "read_bf16") else read_bf16(shard)
+        weights = read_bf16(shard)
         if f"{name}.weight" in weights:
             break
     # bf16 values are fp32 values, too
