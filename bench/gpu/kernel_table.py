@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """What each decode kernel takes of a multiprocessor: kernel_table.py BUILD_FOLDER [--write docs/kernels.md]
 
-Registers from BUILD_FOLDER/libflute.so (through cuobjdump, which comes with CUDA), warps and shared memory from the
-plans that BUILD_FOLDER/flute prints; no GPU needed. Prints a table, or replaces the one in a Markdown file. Exit code 1
-if a kernel spills, uses local memory or holds nothing but a trap, or if the library is too large.
+Checks BUILD_FOLDER/libflute.so (through cuobjdump, which comes with CUDA; no GPU needed): exit code 1 if a kernel
+spills, uses local memory or holds nothing but a trap, or if the library is too large. --write replaces the table in a
+Markdown file: registers, instructions of the main loop (this takes nvdisasm, too), and warps and shared memory of the
+plans that BUILD_FOLDER/flute prints.
 """
 
 import argparse
+import collections
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -16,7 +19,10 @@ import sys
 
 BITS = (4, 3, 2)
 TARGETS = ("sm_90a", "sm_80")
-ROWS = {8: 7, 16: 5, 32: 4, 64: 4}  # M -> most row groups of a pass (plan.hpp: max_rows)
+SMALLEST_M = {8: 1, 16: 9, 32: 17, 64: 33}  # of the kernels for up to so many tokens
+MOST_ROWS = 7  # row groups of a step (plan.hpp: max_rows)
+# K whose steps have one unit and, where there is such a kernel, two. Both deal out evenly to 8, 12 and 16 warps.
+LENGTHS = (3072, 12288)
 LARGEST_LIBRARY = 30e6
 # Fewer registers than any kernel that multiplies can do with: the compiler has seen that it always traps.
 FEWEST_REGISTERS = 32
@@ -27,8 +33,14 @@ FUNCTION = re.compile(r"Function (\S+):")
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 NAME = re.compile(r"\d+([a-z_]+_kernel)I\d+(__half|__nv_bfloat16)((?:Li-?\d+E)+)E")
 PLAN = re.compile(
-    r"decode: \d+ blocks of (\d+) warps, passes of (\d+) x 16 rows, .* (\d+) x 8 tokens, (\d+) KB of shared memory"
+    r"decode: \d+ blocks of (\d+) x (\d+) warps \(rows x K\), (\d+) x 16 rows and (\d+) x 64 k a step, "
+    r"\d+ x 8 tokens, (\d+) KB of shared memory"
 )
+INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;")
+JUMP = re.compile(r"\bBRA\b.* 0x([0-9a-f]+)$")
+
+# What a line of the table is about; bits are its columns.
+Line = collections.namedtuple("Line", "m rows depth")
 
 
 def read_kernels(library, cuobjdump):
@@ -48,6 +60,7 @@ def read_kernels(library, cuobjdump):
                     "target": target,
                     "name": name,
                     "family": parts.group(1) if parts else "",
+                    "dtype": parts.group(2) if parts else "",
                     "numbers": tuple(map(int, re.findall(r"Li(-?\d+)E", parts.group(3)))) if parts else (),
                     "registers": registers,
                     "spills": stack > 0 or local > 0,
@@ -72,19 +85,51 @@ def problems(kernels, library):
     return found
 
 
+def loop_length(instructions):
+    """Instructions of the longest loop with tensor-core instructions: (address, text) of each in order."""
+    longest = 0
+    for address, text in instructions:
+        jump = JUMP.search(text)
+        begin = int(jump.group(1), 16) if jump else address
+        if begin < address:
+            body = [words for place, words in instructions if begin <= place <= address]
+            if any("HMMA" in words for words in body):
+                longest = max(longest, len(body))
+    return longest
+
+
+def read_loops(library, cuobjdump, target):
+    """Name of each kernel of a target -> instructions of its main loop."""
+    tools = {**os.environ, "PATH": f"{pathlib.Path(cuobjdump).resolve().parent}{os.pathsep}{os.environ['PATH']}"}
+    command = [cuobjdump, "--dump-sass", "--gpu-architecture", target, library]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True, env=tools)
+    code = collections.defaultdict(list)
+    for line in listing.stdout.splitlines():
+        if "Function :" in line:
+            name = line.split()[-1]
+        elif match := INSTRUCTION.match(line):
+            code[name].append((int(match.group(1), 16), match.group(2)))
+    return {name: loop_length(instructions) for name, instructions in code.items()}
+
+
 def read_plans(program):
-    """(m, row groups of a pass, bits) -> (warps, KB of shared memory), for the plans of an H100."""
-    plans = {}
-    for m, most in ROWS.items():
-        shapes = " ".join(f"--shape {rows * 16 * 132}x8192" for rows in range(1, most + 1))
-        words = f"bench --device cuda:99 --plan --json --m {m} --bits 4,3,2 {shapes}"
-        output = subprocess.run([program, *words.split()], capture_output=True, text=True, check=True).stdout
-        for line in map(json.loads, output.splitlines()):
-            match = PLAN.match(line["plan"])
-            if not match:
-                raise SystemExit(f"kernel_table.py: expected a plan of decode kernels, found '{line['plan']}'")
-            warps, rows, _, shared = map(int, match.groups())
-            plans[m, rows, line["format"]["bits"]] = warps, shared
+    """{line: {bits: (warps, least and most KB of shared memory)}} for an H100, by the smallest and largest M."""
+    plans = collections.defaultdict(dict)
+    shapes = " ".join(f"--shape {rows * 16 * 132}x{k}" for rows in range(1, MOST_ROWS + 1) for k in LENGTHS)
+    for most, least in SMALLEST_M.items():
+        shared = collections.defaultdict(list)
+        for m in (least, most):
+            words = f"bench --device cuda:99 --plan --json --m {m} --bits {','.join(map(str, BITS))} {shapes}"
+            output = subprocess.run([program, *words.split()], capture_output=True, text=True, check=True).stdout
+            for one in map(json.loads, output.splitlines()):
+                match = PLAN.match(one["plan"])
+                if not match:
+                    raise SystemExit(f"kernel_table.py: expected a plan of decode kernels, found '{one['plan']}'")
+                row_warps, k_warps, rows, depth, kilobytes = map(int, match.groups())
+                if row_warps == 1:  # as many row groups as its blocks have
+                    shared[Line(most, rows, depth), one["format"]["bits"], k_warps].append(kilobytes)
+        for (line, bits, warps), found in shared.items():
+            plans[line][bits] = warps, min(found), max(found)
     return plans
 
 
@@ -94,60 +139,72 @@ def resident_warps(registers, warps, shared_kb):
     return warps * min(by_registers, SHARED // ((shared_kb + 1) * 1024), WARPS // warps)
 
 
-def most_registers(kernels, target, bits, tiles_m, rows):
-    """Of all variants of a kernel: dtypes, scale groups in a unit, units of a step."""
-    some = [k for k in kernels if k["target"] == target and k["numbers"][:3] == (bits, tiles_m, rows)]
+def kernels_of(kernels, target, bits, line):
+    """All variants of a kernel: dtypes, scale groups in a unit."""
+    numbers = (bits, line.m // 8, line.rows, line.depth)
+    some = [k for k in kernels if k["target"] == target and k["numbers"][:4] == numbers]
     if not some:
         raise SystemExit(
-            f"kernel_table.py: expected a kernel of {bits} bits, {tiles_m} tiles, {rows} rows for {target}"
+            f"kernel_table.py: expected a kernel of bits, tiles, rows, depth {numbers} for {target}, found none"
         )
-    return max(k["registers"] for k in some)
+    return some
 
 
-def make_table(kernels, plans):
+def make_table(kernels, plans, loops):
     lines = [
-        "| M | row groups of a pass | warps | registers, sm_90a | registers, sm_80 | shared memory, KB | occupancy |",
-        "|---|---|---|---|---|---|---|",
+        "| M | step: row groups x units | warps | registers, sm_90a | registers, sm_80 | instructions a unit "
+        "| shared memory, KB | occupancy |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for m, rows in sorted({(m, rows) for m, rows, _ in plans}):
-        found = [plans[m, rows, bits] for bits in BITS]
-        registers = [[most_registers(kernels, target, bits, m // 8, rows) for bits in BITS] for target in TARGETS]
-        resident = {resident_warps(count, *plan) for count, plan in zip(registers[0], found, strict=True)}
-        cells = [
-            f"{m // 2 + 1 if m > 8 else 1}–{m}",
-            str(rows),
-            " / ".join(sorted({str(warps) for warps, _ in found})),
-            *(" / ".join(map(str, counts)) for counts in registers),
-            " / ".join(str(shared) for _, shared in found),
-            " / ".join(f"{100 * warps / WARPS:.0f} %" for warps in sorted(resident)),
+    for line, found in sorted(plans.items()):
+        cells = collections.defaultdict(list)
+        occupancy = set()
+        for bits in BITS:
+            if bits not in found:
+                for column in (*TARGETS, "loop", "shared"):
+                    cells[column].append("–")
+                continue
+            warps, least_shared, shared = found[bits]
+            for target in TARGETS:
+                cells[target].append(str(max(k["registers"] for k in kernels_of(kernels, target, bits, line))))
+            plain = [
+                k
+                for k in kernels_of(kernels, TARGETS[0], bits, line)
+                if k["dtype"] == "__half" and k["numbers"][4] == 1
+            ]
+            cells["loop"].append(f"{loops[plain[0]['name']] / (line.rows * line.depth):.0f}")
+            cells["shared"].append(str(shared))
+            registers = int(cells[TARGETS[0]][-1])
+            occupancy |= {resident_warps(registers, warps, kilobytes) for kilobytes in (least_shared, shared)}
+        words = [
+            f"{SMALLEST_M[line.m]}–{line.m}",
+            f"{line.rows} x {line.depth}",
+            " / ".join(sorted({str(warps) for warps, _, _ in found.values()})),
+            *(" / ".join(cells[column]) for column in (*TARGETS, "loop", "shared")),
+            "–".join(f"{100 * warps / WARPS:.0f}" for warps in sorted({min(occupancy), max(occupancy)})) + " %",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join(words)} |")
     return lines
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("build", type=pathlib.Path)
-    parser.add_argument("--write", type=pathlib.Path, help="replace the table in this Markdown file")
+    parser.add_argument("--write", type=pathlib.Path, help="make the table in this Markdown file anew")
     parser.add_argument("--cuobjdump", default=shutil.which("cuobjdump") or "/usr/local/cuda/bin/cuobjdump")
     options = parser.parse_args()
     library = options.build / "libflute.so"
     kernels = read_kernels(library, options.cuobjdump)
     multiply = [k for k in kernels if k["family"] == "decode_kernel"]
-    text = "\n".join(
-        [
-            *make_table(multiply, read_plans(options.build / "flute")),
-            "",
-            f"{len(multiply)} kernels, {library.stat().st_size / 1e6:.1f} MB of library.",
-        ]
-    )
+    summary = f"{len(multiply)} kernels, {library.stat().st_size / 1e6:.1f} MB of library."
     if options.write:
+        loops = read_loops(library, options.cuobjdump, TARGETS[0])
+        text = "\n".join([*make_table(multiply, read_plans(options.build / "flute"), loops), "", summary])
         page = options.write.read_text(encoding="utf-8")
         before, rest = page.split(BEGIN)
         after = rest.split(END)[1]
         options.write.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-    else:
-        print(text)
+    print(summary)
     found = problems(kernels, library)
     print("\n".join(found), file=sys.stderr, end="\n" if found else "")
     sys.exit(1 if found else 0)
