@@ -1,6 +1,8 @@
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <span>
+#include <vector>
 
 #include "flute/codebook.hpp"
 #include "flute/dtype.hpp"
@@ -43,5 +45,64 @@ PackedMatrix allocate_packed(int64_t n, int64_t k, int64_t group_size, DType sca
 /// always 2^bits finite values. Throws kInvalidArgument on a NaN or an infinity.
 Codebook fit_kmeans_codebook(const void* weight, DType dtype, int64_t n, int64_t k, int bits, int64_t group_size,
                              ThreadPool* threads = nullptr);
+
+/// What calibration knows of a layer's inputs: the sum of x x^T over them.
+class InputMoments {
+ public:
+  /// Throws kInvalidArgument unless k is a positive multiple of 32.
+  explicit InputMoments(int64_t k);
+  /// Adds m inputs, rows of k values that lie ldx apart. Sums are fp32; the result does not depend on the number of
+  /// threads.
+  void add(const float* x, int64_t ldx, int64_t m, ThreadPool* threads = nullptr);
+  int64_t k() const { return k_; }
+  int64_t count() const { return count_; }  ///< of inputs
+  /// The whole symmetric matrix [k, k] divided by count(), and nothing is left here. Throws kInvalidArgument naming the
+  /// first input whose values were not finite.
+  std::vector<float> take_mean();
+
+ private:
+  int64_t k_, count_ = 0;
+  std::vector<float> sums_;  // [k, k], complete on and above the diagonal
+};
+
+/// How a CalibratedQuantizer finds scales, codes and table.
+struct CalibratedOptions {
+  int64_t group_size = 64;
+  DType scale_dtype = DType::kF16;
+  /// The magnitude that absmax is divided by; see codebook_max_magnitude().
+  float max_magnitude = 1.0f;
+  /// Multiplies absmax before the division, in (0, 1].
+  float clip = 1.0f;
+};
+
+/// Quantizes linear layers that share their inputs so that the layers' outputs, not the weights, stay what they were:
+/// for each row w the error is (w - q) H (w - q)^T, H being the inputs' mean x x^T plus `damp` times its mean diagonal
+/// on the diagonal. docs/quantizers.md derives the methods. Deterministic for any number of threads.
+class CalibratedQuantizer {
+ public:
+  /// Factors H, which takes k^3 / 3 multiplications and two [k, k] matrices of fp32. Throws kInvalidArgument where
+  /// `moments` are not finite or damp is not above 0. `threads` (null: the calling thread) outlives the quantizer.
+  CalibratedQuantizer(InputMoments moments, ThreadPool* threads, double damp = 0.01);
+  CalibratedQuantizer(CalibratedQuantizer&&) noexcept;
+  CalibratedQuantizer& operator=(CalibratedQuantizer&&) noexcept;
+  ~CalibratedQuantizer();
+  int64_t k() const;
+
+  /// Rounding with error feedback, the inputs of largest mean square first, to a fixed table of one row and with
+  /// quantize_rtn's scales (Frantar et al., "GPTQ", 2023). `weight` is [n, k()] row-major. Throws kInvalidArgument as
+  /// quantize_rtn does.
+  PackedMatrix gptq(const void* weight, DType dtype, int64_t n, const Codebook& codebook,
+                    const CalibratedOptions& options) const;
+  /// The same with everything learned: scales that minimise the error within their group, a table fitted to this matrix
+  /// beginning with `codebook`, feedback, and then table, scales and codes improved in turns under the whole of H.
+  PackedMatrix ldlq(const void* weight, DType dtype, int64_t n, const Codebook& codebook,
+                    const CalibratedOptions& options) const;
+  /// sum over the rows of (w - q) H (w - q)^T divided by that of w H w^T: the squared relative error of the outputs.
+  double relative_error(const void* weight, DType dtype, const PackedView& quantized) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 }  // namespace flute

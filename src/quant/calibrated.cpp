@@ -1,0 +1,280 @@
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <functional>
+#include <optional>
+#include <utility>
+
+#include "base/fail.hpp"
+#include "flute/quantize.hpp"
+#include "flute/threads.hpp"
+#include "quant/strip.hpp"
+
+namespace flute {
+namespace {
+
+// How ldlq learns; chosen on held-out text (docs/quantizers.md).
+constexpr int kSearches = 2;  // scale searches, each followed by Lloyd's steps for the table
+constexpr int kLloydSteps = 10;
+constexpr int kRounds = 3;      // of improving the table, then codes and scales, under the whole of H
+constexpr int kSweeps = 2;      // over codes and scales a round
+constexpr int kTableSteps = 4;  // of conjugate gradients for the table a round
+
+/// A matrix in strips, worked on side by side; sums over strips are taken in their order.
+class StripMatrix {
+ public:
+  StripMatrix(const StripContext& context, const void* weight, DType dtype, int64_t n, ThreadPool* threads)
+      : context_(context), n_(n), threads_(threads), strips_(static_cast<size_t>((n + kLanes - 1) / kLanes)) {
+    for_strips([&](size_t i) { strips_[i].emplace(context, weight, dtype, n, static_cast<int64_t>(i) * kLanes); });
+  }
+
+  template <typename Body>
+  void each(const Body& body) {
+    for_strips([&](size_t i) { body(*strips_[i]); });
+  }
+
+  /// body(strip, sums) adds to sums[0 .. count), which begin at 0.
+  template <typename Body>
+  std::vector<double> sum(size_t count, const Body& body) {
+    std::vector<std::vector<double>> parts(strips_.size(), std::vector<double>(count));
+    for_strips([&](size_t i) { body(*strips_[i], std::span<double>(parts[i])); });
+    std::vector<double> total(count);
+    for (const std::vector<double>& part : parts) {
+      for (size_t i = 0; i < count; ++i) total[i] += part[i];
+    }
+    return total;
+  }
+
+  PackedMatrix pack(const Codebook& codebook, int64_t group_size) const {
+    PackedMatrix result = allocate_packed(n_, context_.k, group_size, context_.scale_dtype, codebook);
+    const int64_t words = result.view().words_per_row();
+    std::vector<uint8_t> codes(static_cast<size_t>(context_.k));
+    for (int64_t row = 0; row < n_; ++row) {
+      const Strip& strip = *strips_[static_cast<size_t>(row / kLanes)];
+      for (int64_t j = 0; j < context_.k; ++j) codes[static_cast<size_t>(j)] = strip.code(j, row % kLanes);
+      pack_codes(codes, codebook.bits, std::span(result.codes).subspan(row * words, words));
+      for (int64_t g = 0; g < context_.groups; ++g) {
+        store_from_f32(result.scales.data(), context_.scale_dtype, static_cast<size_t>(row * context_.groups + g),
+                       strip.scale(g, row % kLanes));
+      }
+    }
+    return result;
+  }
+
+  void unpack(const PackedView& packed) {
+    std::vector<uint8_t> codes(static_cast<size_t>(context_.k));
+    const int64_t words = packed.words_per_row();
+    for (int64_t row = 0; row < n_; ++row) {
+      Strip& strip = *strips_[static_cast<size_t>(row / kLanes)];
+      unpack_codes(packed.codes.subspan(static_cast<size_t>(row * words), static_cast<size_t>(words)), packed.bits,
+                   codes);
+      for (int64_t j = 0; j < context_.k; ++j) strip.set(j, row % kLanes, codes[static_cast<size_t>(j)]);
+      for (int64_t g = 0; g < context_.groups; ++g) {
+        strip.set_scale(g, row % kLanes,
+                        load_as_f32(packed.scales, packed.scale_dtype, static_cast<size_t>(row * context_.groups + g)));
+      }
+    }
+  }
+
+ private:
+  /// The error of the first strip that has one is thrown, whichever thread meets one first.
+  void for_strips(const std::function<void(size_t)>& body) {
+    std::vector<std::exception_ptr> errors(strips_.size());
+    parallel_for(threads_, static_cast<int64_t>(strips_.size()), [&](int64_t i) {
+      try {
+        body(static_cast<size_t>(i));
+      } catch (...) {
+        errors[static_cast<size_t>(i)] = std::current_exception();
+      }
+    });
+    for (const std::exception_ptr& error : errors) {
+      if (error) std::rethrow_exception(error);
+    }
+  }
+
+  const StripContext& context_;
+  int64_t n_;
+  ThreadPool* threads_;
+  std::vector<std::optional<Strip>> strips_;
+};
+
+float max_magnitude(const std::vector<float>& values) {
+  float result = 0;
+  for (const float value : values) result = std::max(result, std::abs(value));
+  return result;
+}
+
+/// Lloyd's algorithm from `table` on, the weights divided by their scales, each counted with H_jj s^2. Ends with a
+/// largest magnitude of 1.
+std::vector<float> fit_table(StripMatrix& matrix, std::vector<float> table) {
+  const size_t size = table.size();
+  for (int step = 0; step < kLloydSteps; ++step) {
+    const LookupTable lookup(table);
+    const std::vector<double> sums = matrix.sum(2 * size, [&](Strip& strip, std::span<double> into) {
+      strip.add_lloyd_sums(lookup, into.first(size), into.subspan(size));
+    });
+    for (size_t i = 0; i < size; ++i) {
+      const double value = sums[size + i] / sums[i];
+      if (sums[i] > 0 && std::isfinite(value)) table[i] = static_cast<float>(value);
+    }
+  }
+  const float largest = max_magnitude(table);
+  if (!(largest > 0)) return table;
+  for (float& value : table) value /= largest;
+  return table;
+}
+
+/// The table that is best given codes and scales: a few steps of conjugate gradients, scaled by the diagonal, on the
+/// least-squares problem of its values.
+std::vector<float> improve_table(StripMatrix& matrix, std::vector<float> table) {
+  const size_t size = table.size();
+  const LookupTable lookup(table);
+  std::vector<double> residual = matrix.sum(2 * size, [&](Strip& strip, std::span<double> into) {
+    strip.add_table_gradient(lookup, into.first(size), into.subspan(size));
+  });
+  const std::vector<double> diagonal(residual.begin() + static_cast<std::ptrdiff_t>(size), residual.end());
+  residual.resize(size);
+  const auto scaled = [&](size_t i) { return diagonal[i] > 0 ? residual[i] / diagonal[i] : 0.0; };
+  std::vector<double> step(size), direction(size);
+  double previous = 0;
+  for (int iteration = 0; iteration < kTableSteps; ++iteration) {
+    double now = 0;
+    for (size_t i = 0; i < size; ++i) now += residual[i] * scaled(i);
+    if (!(now > 0)) break;
+    for (size_t i = 0; i < size; ++i) direction[i] = scaled(i) + (previous > 0 ? now / previous * direction[i] : 0.0);
+    const std::vector<double> product =
+        matrix.sum(size, [&](Strip& strip, std::span<double> into) { strip.add_table_product(direction, into); });
+    double curvature = 0;
+    for (size_t i = 0; i < size; ++i) curvature += direction[i] * product[i];
+    if (!(curvature > 0)) break;
+    const double length = now / curvature;
+    for (size_t i = 0; i < size; ++i) {
+      step[i] += length * direction[i];
+      residual[i] -= length * product[i];
+    }
+    previous = now;
+  }
+  for (size_t i = 0; i < size; ++i) {
+    const auto value = static_cast<float>(double{table[i]} + step[i]);
+    if (std::isfinite(value)) table[i] = value;
+  }
+  return table;
+}
+
+}  // namespace
+
+struct CalibratedQuantizer::Impl {
+  int64_t k;
+  std::vector<float> moments;
+  FeedbackFactor factor;
+  ThreadPool* threads;
+
+  StripContext context(int64_t group_size, DType scale_dtype) const {
+    PackedView shape;  // for its arithmetic
+    shape.k = k;
+    shape.group_size = group_size;
+    StripContext result;
+    result.k = k;
+    result.group = group_size < 0 ? k : std::min(group_size, k);
+    result.groups = shape.groups();
+    result.scale_dtype = scale_dtype;
+    result.moments = moments.data();
+    result.factor = &factor;
+    return result;
+  }
+};
+
+CalibratedQuantizer::CalibratedQuantizer(InputMoments moments, ThreadPool* threads, double damp) {
+  if (!(damp > 0) || !std::isfinite(damp)) {
+    fail(ErrorCode::kInvalidArgument, "quantize: expected a damping above 0, found {}", damp);
+  }
+  const int64_t k = moments.k();
+  impl_ = std::make_unique<Impl>(Impl{k, moments.take_mean(), {}, threads});
+  impl_->factor = make_feedback_factor(impl_->moments, k, damp, threads);
+}
+
+CalibratedQuantizer::CalibratedQuantizer(CalibratedQuantizer&&) noexcept = default;
+CalibratedQuantizer& CalibratedQuantizer::operator=(CalibratedQuantizer&&) noexcept = default;
+CalibratedQuantizer::~CalibratedQuantizer() = default;
+int64_t CalibratedQuantizer::k() const { return impl_->k; }
+
+namespace {
+
+void check(const Codebook& codebook, const CalibratedOptions& options, int64_t n, int64_t k) {
+  validate(codebook, "codebook");
+  if (codebook.rows != 1) {
+    fail(ErrorCode::kInvalidArgument, "codebook: expected one table for the matrix, found {}", codebook.rows);
+  }
+  if (!(options.max_magnitude > 0) || !std::isfinite(options.max_magnitude)) {
+    fail(ErrorCode::kInvalidArgument, "quantize: expected a codebook with a finite largest magnitude above 0, found {}",
+         options.max_magnitude);
+  }
+  if (!(options.clip > 0 && options.clip <= 1)) {
+    fail(ErrorCode::kInvalidArgument, "quantize: expected clip in (0, 1], found {}", options.clip);
+  }
+  allocate_packed(std::min<int64_t>(n, 0), k, options.group_size, options.scale_dtype, codebook);  // checks the shape
+}
+
+}  // namespace
+
+PackedMatrix CalibratedQuantizer::gptq(const void* weight, DType dtype, int64_t n, const Codebook& codebook,
+                                       const CalibratedOptions& options) const {
+  check(codebook, options, n, k());
+  const StripContext context = impl_->context(options.group_size, options.scale_dtype);
+  StripMatrix matrix(context, weight, dtype, n, impl_->threads);
+  const LookupTable table(codebook.values);
+  matrix.each([&](Strip& strip) {
+    strip.set_absmax_scales(options.clip, options.max_magnitude);
+    strip.round_with_feedback(table);
+  });
+  return matrix.pack(codebook, options.group_size);
+}
+
+PackedMatrix CalibratedQuantizer::ldlq(const void* weight, DType dtype, int64_t n, const Codebook& codebook,
+                                       const CalibratedOptions& options) const {
+  check(codebook, options, n, k());
+  const StripContext context = impl_->context(options.group_size, options.scale_dtype);
+  StripMatrix matrix(context, weight, dtype, n, impl_->threads);
+  Codebook learned = codebook;
+  float largest = options.max_magnitude;
+  const auto search = [&] {
+    const LookupTable table(learned.values);
+    matrix.each([&](Strip& strip) { strip.search_scales(table, largest); });
+  };
+  search();
+  for (int i = 0; i < kSearches; ++i) {
+    learned.values = fit_table(matrix, std::move(learned.values));
+    largest = max_magnitude(learned.values);
+    if (!(largest > 0)) largest = 1;  // every weight is 0
+    search();
+  }
+  {
+    const LookupTable table(learned.values);
+    matrix.each([&](Strip& strip) { strip.round_with_feedback(table); });
+  }
+  for (int round = 0; round < kRounds; ++round) {
+    learned.values = improve_table(matrix, std::move(learned.values));
+    const LookupTable table(learned.values);
+    matrix.each([&](Strip& strip) { strip.improve(table, kSweeps); });
+  }
+  return matrix.pack(learned, options.group_size);
+}
+
+double CalibratedQuantizer::relative_error(const void* weight, DType dtype, const PackedView& quantized) const {
+  validate(quantized, "quantized");
+  if (quantized.k != k() || quantized.per_row_codebook() || quantized.offsets != nullptr) {
+    fail(ErrorCode::kInvalidArgument, "quantized: expected K = {}, one table and no offsets, found K = {}", k(),
+         quantized.k);
+  }
+  const StripContext context = impl_->context(quantized.group_size, quantized.scale_dtype);
+  StripMatrix matrix(context, weight, dtype, quantized.n, impl_->threads);
+  matrix.unpack(quantized);
+  const LookupTable table({quantized.codebook.begin(), quantized.codebook.end()});
+  const std::vector<double> sums = matrix.sum(2, [&](Strip& strip, std::span<double> into) {
+    into[0] += strip.error(&table);
+    into[1] += strip.error(nullptr);
+  });
+  return sums[1] > 0 ? sums[0] / sums[1] : 0.0;
+}
+
+}  // namespace flute
