@@ -19,7 +19,8 @@ constexpr auto kLogEvery = std::chrono::seconds(10);      // elsewhere
 constexpr int kBarWidth = 24;
 
 std::string amount(double value, Unit unit) {
-  return unit == Unit::kBytes ? human_bytes(value) : human_count(static_cast<int64_t>(value)) + " tokens";
+  if (unit == Unit::kBytes) return human_bytes(value);
+  return human_count(static_cast<int64_t>(value)) + (unit == Unit::kTokens ? " tokens" : " weights");
 }
 
 double fraction(const ProgressState& state) {

@@ -8,7 +8,7 @@
 namespace flute::cli {
 
 /// What a bar counts.
-enum class Unit { kBytes, kTokens };
+enum class Unit { kBytes, kTokens, kWeights };
 
 struct ProgressState {
   int64_t done = 0, total = 0;

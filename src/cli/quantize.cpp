@@ -14,6 +14,7 @@
 #include "cli/text.hpp"
 #include "flute/threads.hpp"
 #include "io/pipelines.hpp"
+#include "model/calibrated.hpp"
 
 namespace flute::cli {
 namespace {
@@ -21,6 +22,8 @@ namespace {
 struct Options {
   std::string source, target;
   io::QuantizeOptions quantize;
+  std::string calibration;
+  int64_t calibration_tokens = 65536;
   std::vector<std::string> layer_bits;
   bool bits_given = false;
   int threads = 0;
@@ -40,6 +43,17 @@ void complete(Options& options) {
   // The file says how many bits its table has.
   if (!options.bits_given && !is_codebook_name(quantize.codebook)) {
     quantize.bits = io::read_codebook_file(quantize.codebook).bits;
+  }
+  const bool calibrates = quantize.method != "rtn";
+  if (calibrates && options.calibration.empty() && !options.dry_run) {
+    throw UsageError(fmt::format("--method {}: expected --calibration TEXT, found none", quantize.method));
+  }
+  if (!calibrates && !options.calibration.empty()) {
+    throw UsageError("--calibration: expected --method gptq or ldlq with it, found rtn, which needs no text");
+  }
+  if (quantize.method == "ldlq" && quantize.clip != 1) {
+    throw UsageError(fmt::format("--clip: expected none with --method ldlq, which searches for the scales, found {}",
+                                 quantize.clip));
   }
   if (options.target.empty() && !options.dry_run) throw UsageError("target is required unless --dry-run is given");
 }
@@ -78,10 +92,21 @@ int run(const Options& options) {
   const io::CheckpointReport before = io::inspect_checkpoint(options.source);
   ThreadPool threads(options.threads);
   double seconds = 0;
+  int64_t tokens = 0;
   io::CheckpointReport after;
-  {
+  if (options.quantize.method == "rtn") {
     ProgressBar bar("quantize");
     after = io::quantize_checkpoint(options.source, options.target, options.quantize, &threads, bar.observer());
+    seconds = bar.seconds();
+  } else {
+    const std::string text = read_text(options.calibration, true);
+    ProgressBar bar("quantize", Unit::kWeights);
+    const model::CalibrationText calibration{text, options.calibration == "-" ? "standard input" : options.calibration,
+                                             options.calibration_tokens};
+    const model::CalibratedReport report = model::quantize_calibrated(options.source, options.target, options.quantize,
+                                                                      calibration, &threads, bar.observer());
+    after = report.checkpoint;
+    tokens = report.tokens;
     seconds = bar.seconds();
   }
   const double rate = static_cast<double>(before.bytes) / std::max(seconds, 1e-9);
@@ -91,12 +116,14 @@ int run(const Options& options) {
     json["dry_run"] = false;
     json["seconds"] = seconds;
     json["bytes_per_second"] = rate;
+    if (tokens > 0) json["calibration_tokens"] = tokens;
     print_json(json);
     return 0;
   }
   print_summary(before, after);
   print("time         {}, {}/s of input with {} {}\n", human_seconds(seconds), human_bytes(rate), threads.size(),
         threads.size() == 1 ? "thread" : "threads");
+  if (tokens > 0) print("calibration  {} tokens of {}\n", human_count(tokens), options.calibration);
   print("written to   {}\n", options.target);
   return 0;
 }
@@ -128,9 +155,21 @@ void add_quantize(CLI::App& app, Command& chosen) {
       ->check(CLI::IsMember({32, 64, 128, 256, -1}).description(""))
       ->type_name("N");
   command
-      ->add_option("--method", quantize.method, "How codes and scales are found: rtn (round to nearest, the default)")
-      ->check(CLI::IsMember({"rtn"}).description(""))
+      ->add_option("--method", quantize.method,
+                   "How codes and scales are found: rtn (round to nearest, the default), gptq (error feedback, any "
+                   "table) or ldlq (scales, table and codes learned; the best); both need --calibration")
+      ->check(CLI::IsMember({"rtn", "gptq", "ldlq"}).description(""))
       ->type_name("NAME");
+  command
+      ->add_option("--calibration", options->calibration,
+                   "UTF-8 text like what the model will read, or - for standard input; a line of one NUL character "
+                   "ends a document. Llama-3 and Gemma-2 models")
+      ->type_name("TEXT");
+  command
+      ->add_option("--calibration-tokens", options->calibration_tokens,
+                   "Tokens to take from it, in windows of 512 spread over the text (default: 65536)")
+      ->check(CLI::Range(int64_t{512}, int64_t{1} << 30).description(""))
+      ->type_name("N");
   add_dtype(*command, "--scale-dtype", quantize.scale_dtype, "Type of the scales");
   command
       ->add_option("--clip", quantize.clip,
@@ -165,7 +204,8 @@ void add_quantize(CLI::App& app, Command& chosen) {
       "embedding stay. Other files of the folder are carried over.\n\n"
       "Examples:\n"
       "  flute quantize Llama-3-8B Llama-3-8B-nf4 --bits 4\n"
-      "  flute quantize Llama-3-8B mixed --bits 3 --codebook kmeans --layer-bits 'down_proj=4' --include lm_head");
+      "  flute quantize Llama-3-8B mixed --bits 3 --codebook kmeans --layer-bits 'down_proj=4' --include lm_head\n"
+      "  flute quantize Llama-3-8B Llama-3-8B-3-bit --bits 3 --method ldlq --calibration text.txt");
   command->callback([options, bits, &chosen] {
     options->bits_given = bits->count() > 0;
     complete(*options);

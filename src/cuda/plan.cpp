@@ -117,15 +117,13 @@ DecodePlan make_decode_plan(const Shape& shape, const Format& format, const Devi
   const int most_warps = wished(max_warps(plan.tiles_m), wish.warps);
   const int most_rows = wished(max_rows(format.bits, plan.tiles_m, groups_of_unit(format.group_size)), wish.rows);
   const auto fits = [&](int rows, int warps) { return place(plan, shape, format, device, wish, rows, warps); };
-  plan.valid = true;
-  for (int rows = most_rows; rows > 0; --rows) {
-    if (fits(rows, most_warps)) return plan;
-  }
-  // A card with little shared memory, many tokens: fewer warps, such that the most is under way in all of them
-  // together.
+  plan.valid = fits(most_rows, most_warps);
+  if (plan.valid) return plan;
+  // A card with little shared memory, many tokens: fewer row groups or warps, such that the most is under way in all
+  // warps together, where a step costs about as much beside its row groups as one of them.
   double best = 0;
   int best_rows = 1, best_warps = 1;
-  for (int warps = most_warps - 1; warps > 0; --warps) {
+  for (int warps = most_warps; warps > 0; --warps) {
     for (int rows = most_rows; rows > 0; --rows) {
       const double under_way = static_cast<double>(warps * rows) / (rows + 1);
       if (under_way > best && fits(rows, warps)) best = under_way, best_rows = rows, best_warps = warps;

@@ -87,8 +87,7 @@ constexpr int kTableAddress = 1024;
 FLUTE_HOST_DEVICE constexpr int table_bytes(int bits) { return (bits == 3 ? 64 : 256) * kTableStride; }
 
 FLUTE_HOST_DEVICE constexpr int max_warps(int tiles_m) { return tiles_m <= 2 ? 16 : tiles_m == 4 ? 12 : 8; }
-// Row groups of a warp: each load of activations serves so many. Registers set the limits (more spill); with two tiles
-// of tokens at 4 bits shared memory does.
+// Row groups of a warp: each load of activations serves so many. Registers set the limits: with more, kernels spill.
 FLUTE_HOST_DEVICE constexpr int max_rows(int bits, int tiles_m, int groups) {
   if (tiles_m == 1) return 7;
   return tiles_m == 2 && bits < 4 && groups == 1 ? 6 : 4;

@@ -21,7 +21,7 @@ struct QuantizeOptions {
   int bits = 4;
   std::string codebook = "nf";  ///< nf, int, fp (or a variant), kmeans, or a path to a codebook file
   int64_t group_size = 64;
-  std::string method = "rtn";
+  std::string method = "rtn";  ///< or gptq, ldlq, which need calibration (model/calibrated.hpp)
   DType scale_dtype = DType::kF16;
   float clip = 1.0f;
   std::vector<std::string> include;  ///< regexes (ECMAScript, searched): also quantize matching 2-D weights

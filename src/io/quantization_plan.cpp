@@ -10,6 +10,7 @@
 #include "base/fail.hpp"
 #include "format/codebook_names.hpp"
 #include "io/files.hpp"
+#include "io/report.hpp"
 
 namespace flute::io {
 namespace {
@@ -100,7 +101,8 @@ class Planner {
     check_options();
     check_source();
     QuantizationPlan plan;
-    plan.config.common = {options_.bits, options_.group_size, codebooks_.label()};
+    plan.config.common = {options_.bits, options_.group_size,
+                          options_.method == "ldlq" ? "learned" : codebooks_.label()};
     plan.config.scale_dtype = dtype_name(options_.scale_dtype);
     plan.config.method = options_.method;
     for (const SafetensorsFile& file : source_.shards()) {
@@ -120,8 +122,12 @@ class Planner {
 
  private:
   void check_options() const {
-    if (options_.method != "rtn") {
-      fail(ErrorCode::kInvalidArgument, "method: expected rtn, found '{}'", printable(options_.method));
+    if (options_.method != "rtn" && options_.method != "gptq" && options_.method != "ldlq") {
+      fail(ErrorCode::kInvalidArgument, "method: expected rtn, gptq or ldlq, found '{}'", printable(options_.method));
+    }
+    if (options_.method == "ldlq" && options_.clip != 1) {
+      fail(ErrorCode::kInvalidArgument, "clip: expected 1, since ldlq searches for the scales, found {}",
+           options_.clip);
     }
     if (!(options_.clip > 0 && options_.clip <= 1)) {
       fail(ErrorCode::kInvalidArgument, "clip: expected a factor above 0 and at most 1, found {}", options_.clip);
@@ -234,6 +240,38 @@ Codebook CodebookSource::make(int bits, const std::string& what) const {
 
 QuantizationPlan make_plan(const Checkpoint& source, const QuantizeOptions& options, const CodebookSource& codebooks) {
   return Planner(source, options, codebooks).run();
+}
+
+nlohmann::ordered_json quantized_config(const Checkpoint& source, const QuantizationPlan& plan) {
+  nlohmann::ordered_json config = source.config();
+  config["quantization_config"] = plan.config.to_json();
+  // Tied, the head would be taken from the embedding again.
+  if (plan.splits_tied_head) config["tie_word_embeddings"] = false;
+  return config;
+}
+
+CheckpointReport planned_report(const QuantizationPlan& plan, DType scale_dtype) {
+  CheckpointReport result;
+  for (const PlannedShard& shard : plan.shards) {
+    for (const PlannedTensor& tensor : shard.tensors) {
+      if (!tensor.is_quantized()) {
+        result.layers.push_back(plain_layer(*tensor.source));
+        continue;
+      }
+      LayerReport layer;
+      layer.name = tensor.prefix;
+      layer.quantized = true;
+      layer.n = tensor.source->shape[0];
+      layer.k = tensor.source->shape[1];
+      layer.bits = tensor.layer.bits;
+      layer.group_size = tensor.layer.group_size;
+      layer.codebook = tensor.layer.codebook;
+      for (const TensorPlan& written : written_tensors(tensor, scale_dtype)) layer.bytes += written.bytes();
+      result.layers.push_back(std::move(layer));
+    }
+  }
+  summarize(result);
+  return result;
 }
 
 std::vector<TensorPlan> written_tensors(const PlannedTensor& tensor, DType scale_dtype) {

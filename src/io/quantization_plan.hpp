@@ -57,4 +57,10 @@ QuantizationPlan make_plan(const Checkpoint& source, const QuantizeOptions& opti
 /// Tensors that are written for `tensor`: itself, or the layer's packed codes, scales and codebook.
 std::vector<TensorPlan> written_tensors(const PlannedTensor& tensor, DType scale_dtype);
 
+/// The target's config.json.
+nlohmann::ordered_json quantized_config(const Checkpoint& source, const QuantizationPlan& plan);
+
+/// What a checkpoint made by this plan holds.
+CheckpointReport planned_report(const QuantizationPlan& plan, DType scale_dtype);
+
 }  // namespace flute::io

@@ -5,7 +5,6 @@
 #include "io/output_folder.hpp"
 #include "io/pipelines.hpp"
 #include "io/quantization_plan.hpp"
-#include "io/report.hpp"
 #include "io/streaming.hpp"
 
 namespace flute::io {
@@ -75,48 +74,20 @@ class Quantizer {
   Meter& meter_;
 };
 
-nlohmann::ordered_json quantized_config(const Checkpoint& source, const QuantizationPlan& plan) {
-  nlohmann::ordered_json config = source.config();
-  config["quantization_config"] = plan.config.to_json();
-  // Tied, the head would be taken from the embedding again.
-  if (plan.splits_tied_head) config["tie_word_embeddings"] = false;
-  return config;
-}
-
-CheckpointReport report(const QuantizationPlan& plan, DType scale_dtype) {
-  CheckpointReport result;
-  for (const PlannedShard& shard : plan.shards) {
-    for (const PlannedTensor& tensor : shard.tensors) {
-      if (!tensor.is_quantized()) {
-        result.layers.push_back(plain_layer(*tensor.source));
-        continue;
-      }
-      LayerReport layer;
-      layer.name = tensor.prefix;
-      layer.quantized = true;
-      layer.n = tensor.source->shape[0];
-      layer.k = tensor.source->shape[1];
-      layer.bits = tensor.layer.bits;
-      layer.group_size = tensor.layer.group_size;
-      layer.codebook = tensor.layer.codebook;
-      for (const TensorPlan& written : written_tensors(tensor, scale_dtype)) layer.bytes += written.bytes();
-      result.layers.push_back(std::move(layer));
-    }
-  }
-  summarize(result);
-  return result;
-}
-
 }  // namespace
 
 CheckpointReport plan_quantization(const std::filesystem::path& source_path, const QuantizeOptions& options) {
   const CodebookSource codebooks(options.codebook);
   const Checkpoint source = Checkpoint::open(source_path);
-  return report(make_plan(source, options, codebooks), options.scale_dtype);
+  return planned_report(make_plan(source, options, codebooks), options.scale_dtype);
 }
 
 CheckpointReport quantize_checkpoint(const std::filesystem::path& source_path, const std::filesystem::path& target,
                                      const QuantizeOptions& options, ThreadPool* threads, const Progress& progress) {
+  if (options.method != "rtn") {
+    fail(ErrorCode::kInvalidArgument, "method: expected rtn, the one that needs no calibration text, found '{}'",
+         printable(options.method));
+  }
   const CodebookSource codebooks(options.codebook);
   const Checkpoint source = Checkpoint::open(source_path);
   const QuantizationPlan plan = make_plan(source, options, codebooks);
@@ -147,7 +118,7 @@ CheckpointReport quantize_checkpoint(const std::filesystem::path& source_path, c
     writer.finish();
   }
   folder.commit(quantized_config(source, plan));
-  return report(plan, options.scale_dtype);
+  return planned_report(plan, options.scale_dtype);
 }
 
 }  // namespace flute::io

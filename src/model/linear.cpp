@@ -73,10 +73,14 @@ std::vector<float> read_vector(const io::Checkpoint& checkpoint, const std::stri
 }
 
 Linear::Linear(const io::Checkpoint& checkpoint, std::span<const LayerName> layers, int64_t k, bool bias,
-               ThreadPool* threads) {
+               ThreadPool* threads, const PackedLayers* quantized) {
   std::vector<Table> tables;
   for (const LayerName& layer : layers) {
-    tables.push_back(open_table(checkpoint, layer.name, layer.n, k));
+    if (quantized != nullptr && quantized->contains(layer.name)) {
+      tables.emplace_back(quantized->find(layer.name)->second.view());
+    } else {
+      tables.push_back(open_table(checkpoint, layer.name, layer.n, k));
+    }
     if (bias) {
       const std::vector<float> values = read_vector(checkpoint, layer.name + ".bias", layer.n);
       bias_.insert(bias_.end(), values.begin(), values.end());

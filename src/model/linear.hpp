@@ -1,6 +1,8 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <span>
 #include <string>
 #include <variant>
@@ -18,14 +20,18 @@ struct LayerName {
   int64_t n = 0;
 };
 
+/// Quantized layers that are not in a checkpoint (yet), by name.
+using PackedLayers = std::map<std::string, PackedMatrix, std::less<>>;
+
 /// Linear layers that share their input, quantized or not: y[m, all n] = x[m, k] W^T (+ bias). Neighbours of one kind
 /// (bits and group size, or dtype) whose boundaries allow it are one matrix, the others are multiplied one by one.
 class Linear {
  public:
   Linear() = default;
-  /// Throws kInvalidFormat naming tensor, expected and found where a layer is missing or has another shape.
-  Linear(const io::Checkpoint& checkpoint, std::span<const LayerName> layers, int64_t k, bool bias,
-         ThreadPool* threads);
+  /// Throws kInvalidFormat naming tensor, expected and found where a layer is missing or has another shape. Layers that
+  /// are in `quantized` are taken from there.
+  Linear(const io::Checkpoint& checkpoint, std::span<const LayerName> layers, int64_t k, bool bias, ThreadPool* threads,
+         const PackedLayers* quantized = nullptr);
 
   int64_t n() const { return n_; }
   size_t bytes() const;

@@ -74,11 +74,13 @@ struct PerplexityResult {
 /// The documents of `text`, which lines holding one NUL character separate.
 std::vector<std::string_view> split_documents(std::string_view text);
 
-/// How well `model` predicts `text`: its documents, each encoded with bos prepended and eos (the first of the config's)
-/// appended, concatenated, cut into windows of `window` tokens (the last partial one dropped), window - 1 predictions
-/// each; exp of the mean negative log likelihood, in double. `progress` is told predictions done, their total, and the
-/// perplexity so far. Throws kInvalidArgument on a text shorter than a window and a window below 2 or beyond
-/// max_position_embeddings; `text_name` is what a message calls the text.
+/// Its documents, each encoded with bos prepended and eos (the first of the config's) appended, concatenated.
+std::vector<int32_t> encode_documents(const Tokenizer& tokenizer, const io::ModelConfig& config, std::string_view text);
+
+/// How well `model` predicts `text`: encode_documents, cut into windows of `window` tokens (the last partial one
+/// dropped), window - 1 predictions each; exp of the mean negative log likelihood, in double. `progress` is told
+/// predictions done, their total, and the perplexity so far. Throws kInvalidArgument on a text shorter than a window
+/// and a window below 2 or beyond max_position_embeddings; `text_name` is what a message calls the text.
 PerplexityResult perplexity(const Model& model, const Tokenizer& tokenizer, std::string_view text, int64_t window,
                             const std::function<void(int64_t done, int64_t total, double running)>& progress = {},
                             std::string_view text_name = "text");

@@ -5,7 +5,17 @@
 #include "model/model.hpp"
 
 namespace flute::model {
-namespace {
+
+std::vector<std::string_view> split_documents(std::string_view text) {
+  constexpr std::string_view kSeparator("\n\0\n", 3);
+  std::vector<std::string_view> documents;
+  for (;;) {
+    const size_t end = text.find(kSeparator);
+    documents.push_back(text.substr(0, end));
+    if (end == std::string_view::npos) return documents;
+    text.remove_prefix(end + kSeparator.size());
+  }
+}
 
 std::vector<int32_t> encode_documents(const Tokenizer& tokenizer, const io::ModelConfig& config,
                                       std::string_view text) {
@@ -17,19 +27,6 @@ std::vector<int32_t> encode_documents(const Tokenizer& tokenizer, const io::Mode
     if (!config.eos_token_ids.empty()) ids.push_back(config.eos_token_ids.front());
   }
   return ids;
-}
-
-}  // namespace
-
-std::vector<std::string_view> split_documents(std::string_view text) {
-  constexpr std::string_view kSeparator("\n\0\n", 3);
-  std::vector<std::string_view> documents;
-  for (;;) {
-    const size_t end = text.find(kSeparator);
-    documents.push_back(text.substr(0, end));
-    if (end == std::string_view::npos) return documents;
-    text.remove_prefix(end + kSeparator.size());
-  }
 }
 
 PerplexityResult perplexity(const Model& model, const Tokenizer& tokenizer, std::string_view text, int64_t window,

@@ -1,0 +1,37 @@
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "io/pipelines.hpp"
+
+namespace flute::model {
+
+/// The text whose activations a quantizer sees.
+struct CalibrationText {
+  std::string_view text;      ///< UTF-8; a line of one NUL character ends a document
+  std::string name = "text";  ///< what a message calls it
+  int64_t tokens = 65536;     ///< taken in windows of 512 that lie evenly over the text, fewer where it has fewer
+};
+
+struct CalibratedReport {
+  io::CheckpointReport checkpoint;
+  int64_t tokens = 0;  ///< that the statistics are of
+};
+
+/// Called as the work goes on, in shares of it; `what` is the layer in hand. Throwing from it cancels the run cleanly.
+using CalibrationProgress = std::function<void(int64_t done, int64_t total, std::string_view what)>;
+
+/// Quantizes a Llama-3 or Gemma-2 checkpoint with method gptq or ldlq (`options.method`), block after block. A layer's
+/// statistics are of the inputs that it will have: from quantized blocks before it, and quantized layers before it in
+/// its block. Memory: one block, its calibration tokens' activations, two [K, K] matrices and what the method needs for
+/// one layer. The target is written as quantize_checkpoint does. Throws kInvalidArgument on a text that is not UTF-8 or
+/// shorter than a window, where activations are not finite, and where a layer is to be quantized that is neither one of
+/// the blocks' linear layers nor the head.
+CalibratedReport quantize_calibrated(const std::filesystem::path& source, const std::filesystem::path& target,
+                                     const io::QuantizeOptions& options, const CalibrationText& calibration,
+                                     ThreadPool* threads, const CalibrationProgress& progress = {});
+
+}  // namespace flute::model
