@@ -13,7 +13,7 @@
 namespace flute {
 namespace {
 
-// How ldlq learns; chosen on held-out text (docs/quantizers.md).
+// How ldlq learns (docs/quantizers.md).
 constexpr int kSearches = 2;  // scale searches, each followed by Lloyd's steps for the table
 constexpr int kLloydSteps = 10;
 constexpr int kRounds = 3;      // of improving the table, then codes and scales, under the whole of H
