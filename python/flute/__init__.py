@@ -16,6 +16,8 @@ Errors: TypeError for an argument of a wrong type or dtype, ValueError for one o
 and `flute.Error` for what files and devices do. Each names the argument, what was expected and what was found.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from ._checkpoint import Checkpoint
 from ._library import Error, library_path
 from ._library import version as __version__
@@ -23,6 +25,9 @@ from ._packing import pack_codes, unpack_codes
 from ._quantize import codebook, fit_codebook, quantize, read_codebook
 from ._tensor import QuantizedTensor, gemm
 from ._threads import get_threads, set_threads
+
+if TYPE_CHECKING:
+    from ._torch import Linear as Linear
 
 __all__ = [
     "Checkpoint",
@@ -40,3 +45,12 @@ __all__ = [
     "set_threads",
     "unpack_codes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Linear is there when PyTorch is, and PyTorch is not imported before somebody asks for it."""
+    if name != "Linear":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from ._torch import Linear
+
+    return Linear

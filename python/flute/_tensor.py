@@ -1,8 +1,9 @@
 """QuantizedTensor, and the multiply with it."""
 
 import ctypes
+import sys
 from collections.abc import Callable
-from typing import Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -27,6 +28,11 @@ from ._arrays import (
 )
 from ._library import CPU, GemmArgs, Handle, PackedView, check, lib
 from ._packing import pack_codes, unpack_codes
+
+if TYPE_CHECKING:
+    import torch
+
+    from . import _torch
 
 
 class QuantizedTensor:
@@ -53,7 +59,8 @@ class QuantizedTensor:
     _scales: Array  # bf16 as bits, and so are offsets: bf16 files are read without ml_dtypes, too
     _offsets: Array | None
     _scale_element: Element
-    _matrix: Handle | None
+    _matrix: Handle | None  # what gemm multiplies arrays with, from the first time on
+    _operand: "_torch.Matrix | None"  # and tensors
 
     def __init__(self) -> None:
         raise TypeError("QuantizedTensor: made by flute.quantize, flute.Checkpoint, from_codes and from_packed")
@@ -75,7 +82,7 @@ class QuantizedTensor:
         result.bits, result.group_size = bits, group_size
         result.packed, result.codebook = packed, codebook
         result._scales, result._offsets, result._scale_element = scales, offsets, scale_element
-        result._matrix = None
+        result._matrix = result._operand = None
         return result
 
     @classmethod
@@ -157,24 +164,40 @@ class QuantizedTensor:
                 f"{_where}: packed: expected shape [N, K * {bits} / 32] with K a positive multiple of 32, "
                 f"found {list(packed.shape)}"
             )
+        values = float_array(scales, f"{_where}: scales")
+        shift = None if offsets is None else float_array(offsets, f"{_where}: offsets")
+        return cls._checked(packed, codebook, values, shift, bits, group_size, _where)
+
+    @classmethod
+    def _checked(
+        cls,
+        packed: Array,
+        codebook: ArrayLike,
+        scales: tuple[Array, Element],
+        offsets: tuple[Array, Element] | None,
+        bits: int,
+        group_size: SupportsIndex | None,
+        where: str,
+    ) -> "QuantizedTensor":
+        """from_packed, of words whose shape has been checked, and values in their storage dtype."""
         n, k = packed.shape[0], packed.shape[1] // bits * 32
-        table = _table(codebook, f"{_where}: codebook")
+        table = _table(codebook, f"{where}: codebook")
         if table.shape not in ((1 << bits,), (n, 1 << bits)):
             raise ValueError(
-                f"{_where}: codebook: expected shape [{1 << bits}] or [{n}, {1 << bits}], found {list(table.shape)}"
+                f"{where}: codebook: expected shape [{1 << bits}] or [{n}, {1 << bits}], found {list(table.shape)}"
             )
-        scale_values, element = float_array(scales, f"{_where}: scales")
-        size = _group_size(group_size, scale_values, k, _where)
+        scale_values, element = scales
+        size = _group_size(group_size, scale_values, k, where)
         expected = (n, group_count(k, size))
-        _check_groups(scale_values, element, expected, size, f"{_where}: scales")
+        _check_groups(scale_values, element, expected, size, f"{where}: scales")
         offset_values = None
         if offsets is not None:
-            offset_values, offset_element = float_array(offsets, f"{_where}: offsets")
+            offset_values, offset_element = offsets
             if offset_element is not element:
                 raise TypeError(
-                    f"{_where}: offsets: expected {element.name} as the scales are, found {offset_element.name}"
+                    f"{where}: offsets: expected {element.name} as the scales are, found {offset_element.name}"
                 )
-            _check_groups(offset_values, element, expected, size, f"{_where}: offsets")
+            _check_groups(offset_values, element, expected, size, f"{where}: offsets")
             offset_values = _own(offset_values)
         words = _own(packed.view(np.int32))
         return cls._make((n, k), bits, size, words, _own(scale_values), element, offset_values, _own(table))
@@ -268,17 +291,28 @@ class QuantizedTensor:
         )
 
 
-def gemm(x: Array, q: QuantizedTensor, bias: Array | None = None) -> Array:
+@overload
+def gemm(x: Array, q: QuantizedTensor, bias: Array | None = None) -> Array: ...
+@overload
+def gemm(x: "torch.Tensor", q: QuantizedTensor, bias: "torch.Tensor | None" = None) -> "torch.Tensor": ...
+def gemm(x: Any, q: QuantizedTensor, bias: Any = None) -> Any:
     """Y = X W^T (+ bias) on the CPU, W being the matrix that `q` stands for.
 
-    x: float32, float16 or bfloat16 [..., K], any strides and any number of leading dimensions, also empty ones.
+    x: float32, float16 or bfloat16 [..., K], any strides and any number of leading dimensions, also empty ones: a numpy
+        array, or a torch tensor on the CPU where the PyTorch operator is installed. Of tensors, x and bias get
+        gradients; call it once with this q before torch.compile traces it, or use flute.Linear.
     bias: [N] of x's dtype, or None.
 
     Returns [..., N] of x's dtype. Codebook and scales are rounded to that dtype, sums are fp32, rounded once. The same
-    call gives the same bits, whatever the number of threads. Raises TypeError and ValueError.
+    call gives the same bits, whatever the number of threads. Raises TypeError and ValueError; flute.Error of kind
+    "unsupported" for a tensor that is not on the CPU, or without the operator.
     """
     if not isinstance(q, QuantizedTensor):
         raise TypeError(f"gemm: q: expected a QuantizedTensor, found {type(q).__name__}")
+    if "torch" in sys.modules and isinstance(x, sys.modules["torch"].Tensor):
+        from . import _torch
+
+        return _torch.gemm(x, q, bias)
     values, element = float_array(x, "gemm: x")
     if values.ndim == 0 or values.shape[-1] != q.k:
         raise ValueError(f"gemm: x: expected shape [..., {q.k}], found {list(values.shape)}")

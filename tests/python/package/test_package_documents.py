@@ -31,6 +31,15 @@ def test_code_of_the_pages(name, quantized, tmp_path):
     run(["-c", BLOCKS[name]], tmp_path)
 
 
+def test_pytorch_code_of_the_page(quantized, tmp_path):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    if not flute.library_path.with_name("libflute_torch.so").exists():
+        pytest.skip(f"no PyTorch operator beside {flute.library_path}")
+    (tmp_path / "small-3-bit").symlink_to(quantized)
+    (block,) = re.findall(r"^```py\n(.*?)^```", (ROOT / "docs/python.md").read_text(), re.S | re.M)
+    run(["-c", block], tmp_path)
+
+
 @pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.name)
 def test_examples(example, tmp_path):
     assert "error" in run([example], tmp_path)

@@ -1,0 +1,260 @@
+"""flute.gemm of torch tensors and flute.Linear: what autograd, compile and state_dict expect of them.
+
+Needs PyTorch 2.10 or later and the operator: cmake build -DFLUTE_TORCH_INCLUDE=<its include folder>, or the wheel of
+pip install --no-build-isolation.
+"""
+
+import copy
+import os
+import pickle
+import signal
+import subprocess
+import sys
+
+import cases
+import flute
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+if not flute.library_path.with_name("libflute_torch.so").exists():
+    pytest.skip(f"no PyTorch operator beside {flute.library_path}", allow_module_level=True)
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+dtypes = st.sampled_from(list(DTYPES))
+
+
+def matrix_of(q, dtype="fp32"):
+    """What q stands for in that dtype, as float64."""
+    return torch.from_numpy(cases.dequantized(q, dtype)).double()
+
+
+def example(bits=4, scale_dtype="fp16", seed=0):
+    rng = np.random.default_rng(seed)
+    return flute.quantize(rng.standard_normal((96, 128), np.float32), bits, scale_dtype=scale_dtype)
+
+
+@settings(max_examples=30)
+@given(cases.seeds, cases.tensors(), dtypes, st.lists(st.integers(0, 5), max_size=3), st.booleans(), st.booleans())
+def test_products_are_those_of_numpy(seed, case, dtype, leading, with_bias, transposed):
+    """Any leading dimensions, zero tokens, any strides: the same bits as for an array in fp32 and fp16."""
+    q = case[0]
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(*leading, q.k, generator=generator).to(DTYPES[dtype])
+    if transposed:
+        x = x.movedim(-1, 0).contiguous().movedim(0, -1)
+    bias = torch.randn(q.n, generator=generator).to(x.dtype) if with_bias else None
+    y = flute.gemm(x, q, bias)
+    assert y.dtype == x.dtype and y.shape == (*leading, q.n)
+    if dtype != "bf16":
+        array = flute.gemm(x.numpy(), q, None if bias is None else bias.numpy())
+        np.testing.assert_array_equal(y.numpy(), array)
+    else:
+        # Each of the two roundings of a weight and that of the result, of what all terms may add up to.
+        terms = x.double().abs() @ (matrix_of(q).abs() + 10).T + (0 if bias is None else bias.double().abs())
+        exact = x.double() @ matrix_of(q, dtype).T + (0 if bias is None else bias.double())
+        assert ((y.double() - exact).abs() <= 3 * cases.UNIT_ROUNDOFF["bf16"] * terms + 1e-30).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_identity_returns_the_matrix_bit_for_bit(dtype):
+    q = example()
+    assert torch.equal(flute.gemm(torch.eye(128, dtype=DTYPES[dtype]), q).T.double(), matrix_of(q, dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(128,), (3, 128), (2, 0, 128), (2, 3, 128)])
+def test_gradients(dtype, shape):
+    q = example()
+    x = torch.randn(shape).to(DTYPES[dtype]).requires_grad_()
+    bias = torch.randn(96).to(x.dtype).requires_grad_()
+    y = flute.gemm(x, q, bias)
+    upstream = torch.randn(y.shape).to(x.dtype)
+    y.backward(upstream)
+    exact = upstream.double() @ matrix_of(q, dtype)
+    terms = upstream.double().abs() @ matrix_of(q, dtype).abs()
+    # PyTorch's product of 96 terms, in its own order; each step may round to the dtype.
+    assert ((x.grad.double() - exact).abs() <= 96 * cases.UNIT_ROUNDOFF[dtype] * terms + 1e-6).all()
+    assert x.grad.shape == x.shape
+    torch.testing.assert_close(bias.grad, upstream.reshape(-1, 96).sum(0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("shape", [(128,), (0, 128), (2, 3, 128)])
+def test_opcheck(dtype, shape):
+    q = example()
+    flute.gemm(torch.zeros(1, 128), q)
+    number = q._operand.number
+    x, bias = torch.randn(shape).to(dtype).requires_grad_(), torch.randn(96).to(dtype).requires_grad_()
+    for arguments in ((x, number, 96, bias), (x, number, 96, None)):
+        torch.library.opcheck(torch.ops.flute.gemm.default, arguments)
+    y = torch.randn(*shape[:-1], 96).to(dtype)
+    torch.library.opcheck(torch.ops.flute.gemm_transposed.default, (y, number, 128))
+
+
+def test_compile_in_one_graph():
+    layers = torch.nn.Sequential(flute.Linear(example(), torch.randn(96)), torch.nn.SiLU()).eval()
+    compiled = torch.compile(layers, fullgraph=True, dynamic=True)
+    for shape in ((5, 128), (2, 7, 128), (2, 128)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(compiled(x), layers(x))
+    x = torch.randn(3, 128, requires_grad=True)
+    (gradient,) = torch.autograd.grad(compiled(x).sum(), x)
+    (expected,) = torch.autograd.grad(layers(x).sum(), x)
+    torch.testing.assert_close(gradient, expected)
+
+    q = example(3)
+    flute.gemm(torch.zeros(1, 128), q)
+    product = torch.compile(lambda x: flute.gemm(x, q) + 1, fullgraph=True)
+    torch.testing.assert_close(product(x), flute.gemm(x, q) + 1)
+
+
+def test_inference_mode_and_export():
+    layer, x = flute.Linear(example()), torch.randn(4, 128)
+    with torch.inference_mode():
+        assert torch.equal(layer(x), layer(x.clone()))
+    exported = torch.export.export(layer, (x,)).module()
+    assert torch.equal(exported(x), layer(x))
+
+
+@pytest.mark.parametrize("scale_dtype", DTYPES)
+def test_state_dict_has_the_names_of_the_format(scale_dtype):
+    q = example(3, scale_dtype)
+    layer = flute.Linear(q, torch.randn(96))
+    state = layer.state_dict()
+    shapes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in state.items()}
+    assert shapes == {
+        "bias": (torch.float32, (96,)),
+        "weight_packed": (torch.int32, (96, 12)),
+        "weight_scale": (DTYPES[scale_dtype], (96, 2)),
+        "weight_codebook": (torch.float32, (8,)),
+    }
+    # Into a layer of other bits and groups, below another module.
+    rng = np.random.default_rng(1)
+    other = torch.nn.Sequential(
+        flute.Linear(flute.quantize(rng.standard_normal((96, 128), np.float32)), torch.zeros(96))
+    )
+    assert not any(other.load_state_dict({f"0.{name}": tensor for name, tensor in state.items()}))
+    x = torch.randn(2, 128)
+    assert torch.equal(other(x), layer(x))
+    assert (other[0].quantized.bits, other[0].quantized.group_size) == (3, 64)
+
+
+def test_offsets_and_a_table_a_row_in_a_state_dict():
+    rng = np.random.default_rng(2)
+    q = flute.QuantizedTensor.from_codes(
+        rng.integers(16, size=(5, 64)),
+        rng.standard_normal((5, 16)),
+        rng.uniform(1, 2, (5, 1)).astype(np.float16),
+        group_size=64,
+        offsets=rng.standard_normal((5, 1)).astype(np.float16),
+    )
+    layer, x = flute.Linear(q), torch.randn(3, 64)
+    other = flute.Linear(flute.quantize(np.ones((5, 64), np.float32)))
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(x), layer(x)) and other.quantized.group_size == 64
+
+
+def test_copies_and_dtypes_leave_the_weight_as_it_is():
+    layer, x = flute.Linear(example(), torch.randn(96)), torch.randn(2, 128)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other(x), layer(x))
+    before = layer.state_dict()
+    layer.half()
+    assert layer(x.half()).dtype == torch.float16
+    for name, tensor in layer.state_dict().items():
+        assert name == "bias" or torch.equal(tensor, before[name]) and tensor.dtype == before[name].dtype
+
+
+def test_a_state_dict_that_does_not_fit():
+    layer = flute.Linear(example())
+    state, x = layer.state_dict(), torch.randn(2, 128)
+    y = layer(x)
+    for change, message in (
+        (
+            {"weight_packed": state["weight_packed"][:5]},
+            r"weight_packed: expected torch.int32 \[96, 128 \* bits / 32\]",
+        ),
+        ({"weight_packed": state["weight_packed"].float()}, "weight_packed: expected torch.int32"),
+        ({"weight_scale": state["weight_scale"][:, :0]}, "scales: expected a column"),
+        ({"weight_scale": state["weight_scale"] * np.inf}, "scales: expected finite"),
+        ({"weight_codebook": state["weight_codebook"][:8]}, r"codebook: expected shape \[16\]"),
+        ({"weight": state["weight_scale"]}, "Unexpected key"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            layer.load_state_dict({**state, **change})
+    with pytest.raises(RuntimeError, match="Missing key.*weight_scale"):
+        layer.load_state_dict({name: tensor for name, tensor in state.items() if name != "weight_scale"})
+    assert torch.equal(layer(x), y)
+
+
+Q, X = example(), torch.ones(2, 128)
+BAD = [
+    (lambda: flute.gemm(X.double(), Q), TypeError, "gemm: x: expected float32.*found torch.float64"),
+    (lambda: flute.gemm(X[:, :64], Q), ValueError, r"gemm: x: expected shape \[..., 128\], found \[2, 64\]"),
+    (lambda: flute.gemm(torch.ones(()), Q), ValueError, r"gemm: x: expected shape \[..., 128\], found \[\]"),
+    (lambda: flute.gemm(X.to("meta"), Q), flute.Error, "gemm: x: expected a tensor on the CPU, found one on meta"),
+    (lambda: flute.gemm(X, Q, torch.ones(3)), ValueError, r"gemm: bias: expected shape \[96\], found \[3\]"),
+    (lambda: flute.gemm(X, Q, torch.ones(96).half()), TypeError, "gemm: bias: expected torch.float32.*torch.float16"),
+    (lambda: flute.gemm(X, Q, np.ones(96)), TypeError, "gemm: bias: expected a torch tensor as x is, found ndarray"),
+    (lambda: flute.gemm(X, X), TypeError, "gemm: q: expected a QuantizedTensor, found Tensor"),
+    (lambda: flute.Linear(X), TypeError, "Linear: q: expected a QuantizedTensor, found Tensor"),
+    (lambda: flute.Linear(Q, X), ValueError, r"Linear: bias: expected shape \[96\], found \[2, 128\]"),
+    (lambda: torch.ops.flute.gemm(X, 0, 96, None), RuntimeError, "matrix: expected the number of a loaded matrix"),
+    (lambda: torch.ops.flute.gemm(X, Q._operand.number, 95, None), RuntimeError, "n: expected 96, found 95"),
+    (lambda: torch.ops.flute.gemm(X[:, 1:], Q._operand.number, 96, None), RuntimeError, "x: expected a last.*128"),
+    (lambda: torch.ops.flute.gemm(X.int(), Q._operand.number, 96, None), RuntimeError, "x: expected float32"),
+    (lambda: torch.ops.flute.gemm(X, Q._operand.number, 96, X), RuntimeError, "bias: expected a vector"),
+    (lambda: torch.ops.flute.gemm_transposed(X, Q._operand.number, 128), RuntimeError, "y: expected a last.*96"),
+]
+
+
+@pytest.mark.parametrize("call,error,message", BAD, ids=[f"{i}-{case[2][:40]}" for i, case in enumerate(BAD)])
+def test_bad_arguments(call, error, message):
+    flute.gemm(X, Q)
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_matrix_that_is_gone_is_an_error_and_not_another():
+    q = example()
+    flute.gemm(X, q)
+    number = q._operand.number
+    del q
+    flute.gemm(X, example())
+    with pytest.raises(RuntimeError, match=f"found {number}"):
+        torch.ops.flute.gemm(X, number, 96, None)
+
+
+def test_torch_is_imported_only_when_it_is_needed():
+    code = (
+        "import flute, sys, numpy as np\n"
+        "q = flute.quantize(np.ones((4, 32), np.float32))\n"
+        "assert 'torch' not in sys.modules\n"
+        "layer = flute.Linear(q)\n"
+        "assert 'torch' in sys.modules"
+    )
+    paths = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": paths, "FLUTE_LIBRARY": str(flute.library_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "Exception" not in done.stderr, done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_multiplies():
+    """It has none of its parent's threads; waiting for one would hang a data loader for ever."""
+    q = flute.quantize(np.random.default_rng(3).standard_normal((256, 1024), np.float32))
+    x = torch.randn(17, 1024)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        expected = flute.gemm(x, q).numpy()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            os._exit(0 if np.array_equal(flute.gemm(x, q).numpy(), expected) else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        torch.set_num_threads(before)
