@@ -38,6 +38,9 @@ double perplexity_of(const Path& folder) {
 // Calibrated with another part of the text than is predicted: better than rounding, and what was learned is in the
 // file.
 TEST(QuantizeCalibrated, PredictsBetterThanRounding) {
+#if defined(__SANITIZE_ADDRESS__)
+  GTEST_SKIP() << "takes minutes with sanitizers; the tests below run the same code on less text";
+#endif
   for (const char* name : {"docs-llama-small", "docs-gemma2-small"}) {
     const Scratch scratch;
     const Path source = examples() / name;
