@@ -68,10 +68,7 @@ WidePlan make_wide_plan(const Shape& shape, const Format& format, const DeviceLi
       plan.units = units_along_k(shape.k);
       plan.groups = tiled_groups(format.group_size, shape.k);
       plan.row_pieces = plan.units * (unit_bytes(format.bits) / 16);
-      if (format.group_size >= kUnitK) {
-        plan.group_shift = 0;
-        while (kUnitK << plan.group_shift < format.group_size) ++plan.group_shift;
-      }
+      plan.group_shift = group_shift_of(format.group_size);
       const int most = wish.warps != 0 ? std::max(1, wish.warps / 4) : max_warpgroups(plan.tiles_m, quads);
       plan.k_warpgroups = std::min({most, max_warpgroups(plan.tiles_m, quads)}) / row_warpgroups;
       plan.k_warpgroups = std::min(plan.k_warpgroups, plan.units);

@@ -25,7 +25,7 @@ struct WidePlan {
   int tiles_m = 0, quads = 1;
   RowDeal deal;
   int row_warpgroups = 1, row_warpgroups_inverse = 256, k_warpgroups = 1;
-  int units = 0, groups = 0, row_pieces = 0, group_shift = 31, table_rounds = 0;
+  int units = 0, groups = 0, row_pieces = 0, group_shift = 0, table_rounds = 0;
   int x_at = 0, codes_at = 0, shared_bytes = 0;  // in shared memory, from the table on
   bool valid = false;
 

@@ -108,10 +108,7 @@ DecodePlan make_decode_plan(const Shape& shape, const Format& format, const Devi
   plan.units = units_along_k(shape.k);
   plan.row_pieces = plan.units * (unit_bytes(format.bits) / 16);
   plan.groups = tiled_groups(format.group_size, shape.k);
-  if (format.group_size >= kUnitK) {
-    plan.group_shift = 0;
-    while (kUnitK << plan.group_shift < format.group_size) ++plan.group_shift;
-  }
+  plan.group_shift = group_shift_of(format.group_size);
 
   const auto wished = [](int most, int wish_for) { return wish_for != 0 ? std::min(most, wish_for) : most; };
   const int most_warps = wished(max_warps(plan.tiles_m), wish.warps);

@@ -60,9 +60,10 @@ struct DecodePlan {
   int row_warps_inverse = 256;      // a * this / 256 = a / row_warps, for a < 128
   int row_groups = 0, units = 0, groups = 0;
   int row_pieces = 0;    // 16-byte pieces of codes of a row group
-  int group_shift = 31;  // unit >> group_shift is its scale group, where a unit has only one
+  int group_shift = 0;   // group_shift_of
   int table_rounds = 0;  // of building the table, a warp doing four entries in each
-  // Shared memory; the table is at 0. A warp has two stages of a step each: codes, scales, activations.
+  // Shared memory, from the table on (shared_bytes: all of it). A warp has two stages of a step each: codes, scales,
+  // activations.
   int ring_at = 0, stage_bytes = 0, shared_bytes = 0;
   int sum_pairs_shift = 0;  // pairs of tokens of a tile that are there, rounded up: log2
   bool valid = false;
@@ -77,6 +78,13 @@ std::string to_string(const DecodePlan& plan);
 
 // Scale groups of a unit: its kernels are compiled for 1 and 2.
 constexpr int groups_of_unit(int group_size) { return group_size == 32 ? 2 : 1; }
+
+// unit >> group_shift_of(...) is a unit's scale group, where it has only one. All of K in one group: 31.
+constexpr int group_shift_of(int group_size) {
+  int shift = group_size < 0 ? 31 : 0;
+  while (group_size >= 0 && kUnitK << shift < group_size) ++shift;
+  return shift;
+}
 
 // The table in shared memory has an entry every 256 bytes, so that one byte permute makes an address of a byte of codes
 // and a lane's copy: 256 entries, or 64 of 6-bit pairs. Copies for all lanes take 128 bytes; the other 128 are free.

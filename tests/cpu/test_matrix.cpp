@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/seed.hpp"
+#include "error_of.hpp"
 #include "flute/error.hpp"
 #include "flute/gemm.hpp"
 #include "flute/threads.hpp"
@@ -73,18 +74,6 @@ TEST(Matrix, ToPackedGivesBackWhatItWasMadeFrom) {
       }
     }
   }
-}
-
-/// The message of the Error that `action` throws, which must carry `code`.
-std::string error_of(ErrorCode code, const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code);
-    return error.what();
-  }
-  ADD_FAILURE() << "expected an error, found none";
-  return "";
 }
 
 Matrix stack(const std::vector<PackedMatrix>& segments) { return Matrix::from_packed(Device{}, views_of(segments)); }

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "error_of.hpp"
 #include "flute/error.hpp"
 #include "flute/threads.hpp"
 #include "io/scratch.hpp"
@@ -98,16 +99,6 @@ TEST(QuantizeCalibrated, TakesTheSameChoiceOfLayers) {
   EXPECT_EQ(found.bytes, planned.bytes);
   EXPECT_EQ(found.quantized_bits_per_weight, planned.quantized_bits_per_weight);
   EXPECT_GT(perplexity_of(scratch / "a"), 1.0);
-}
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "expected an error";
-  return {};
 }
 
 TEST(QuantizeCalibrated, RefusesWithWordsAndLeavesNothing) {

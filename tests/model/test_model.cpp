@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/seed.hpp"
+#include "error_of.hpp"
 #include "io/pipelines.hpp"
 #include "io/scratch.hpp"
 #include "model/linear.hpp"
@@ -42,17 +43,6 @@ double largest_difference(const std::vector<float>& a, const std::vector<float>&
   double largest = 0;
   for (size_t i = 0; i < a.size(); ++i) largest = std::max(largest, std::abs(static_cast<double>(a[i]) - b.at(i)));
   return largest;
-}
-
-/// What the error of `action` says; a test failure where there is none.
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "expected an error";
-  return {};
 }
 
 std::string load_error(const Path& folder) {

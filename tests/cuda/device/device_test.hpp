@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "error_of.hpp"
 #include "flute/error.hpp"
 #include "flute/gemm.hpp"
 
@@ -81,16 +82,6 @@ class DevicePacked {
   DeviceMemory codes_, scales_, codebook_;
   PackedView host_;
 };
-
-inline std::string error_of(ErrorCode code, const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    return error.what();
-  }
-  return "nothing thrown";
-}
 
 /// Skips its tests where there is no device.
 class OnDevice : public ::testing::Test {
