@@ -6,7 +6,6 @@
 
 #include "base/fail.hpp"
 #include "lab.hpp"
-#include "wide.hpp"
 
 namespace flute::cuda::lab {
 
@@ -33,14 +32,13 @@ Case to_case(const Keys& keys) {
   one.format = {value("bits", 4), value("group", 128), text("dtype") == "bf16"};
   one.wish = {value("rows", 0), value("warps", 0), value("blocks", 0), value("depth", 0), value("row_warps", 0)};
   one.segments = value("segments", 1);
+  one.rest = value("rest", one.rest);
   one.dependent = value("dependent", 1) != 0;
-  one.wide = value("wide", 0) != 0;
   one.label = text("set");
   return one;
 }
 
 std::string plan_text(const Case& one, const DeviceLimits& limits) {
-  if (one.wide) return to_string(make_wide_plan(shape_of(one), one.format, limits, one.wish));
   return to_string(make_arguments(one, limits).plan);
 }
 
@@ -76,12 +74,6 @@ DecodeArguments make_arguments(const Case& one, const DeviceLimits& limits) {
 }
 
 void launch(DecodeArguments arguments, const Case& one, cudaStream_t stream) {
-  if (one.wide) {
-    const WidePlan plan = make_wide_plan(shape_of(one), one.format, open_device(0), one.wish);
-    if (!plan.valid) fail(ErrorCode::kUnsupported, "no plan for {}", describe(one, open_device(0)));
-    arguments.dependent_launch = one.dependent;
-    return check(launch_wide(arguments, plan, one.format, stream), "launch");
-  }
   const DecodeKernel kernel = find_decode_kernel(arguments.plan, one.format);
   if (kernel == nullptr) fail(ErrorCode::kUnsupported, "no kernel for {}", to_string(arguments.plan));
   static const bool waits_for_previous = kernel_target(0) >= 90;

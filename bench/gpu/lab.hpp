@@ -22,7 +22,8 @@ struct Case {
   Format format;
   PlanWish wish;
   int segments = 1;
-  bool dependent = true, wide = false;  // wide: the experiment with wgmma (wide.hpp), for Hopper alone
+  int rest = 40;  // milliseconds of idleness before it is timed
+  bool dependent = true;
   std::string label;
 
   DType dtype() const { return format.bf16 ? DType::kBF16 : DType::kF16; }
@@ -85,6 +86,8 @@ class Bench {
   /// cuBLAS in fp16; zero where it is not found.
   Times dense(int m, int n, int k);
   Times ours(const Case& one);
+  /// The multiprocessors' clock at the moment, MHz.
+  uint32_t clock();
   void once(const Case& one);
 
   /// A case's arguments with copy `copy` of its weights.

@@ -1,8 +1,5 @@
-// What the readers and wide.cuh need beyond the library's own wrappers: mbarriers, bulk and tensor copies, clusters,
-// wgmma (sm_90a).
+// What the readers need beyond the library's own wrappers: mbarriers, bulk copies, clusters.
 #pragma once
-
-#include <type_traits>
 
 #include "cuda/ptx/ptx.cuh"
 
@@ -79,16 +76,6 @@ __device__ inline void copy_bulk(uint32_t shared, const void* global, uint32_t b
                : "memory");
 }
 
-// Copies the box at (x, y) of a tensor map to shared memory (1024-byte aligned where swizzled); `barrier` counts the
-// bytes of the whole box, also of what lies outside the tensor and becomes zero.
-__device__ inline void copy_tensor(uint32_t shared, const void* map, int x, int y, uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
-          "r"(shared),
-      "l"(map), "r"(x), "r"(y), "r"(barrier)
-      : "memory");
-}
-
 // As copy_bulk, into the same place of every block of the cluster in `blocks` (a bit each), counted by the barrier
 // there.
 __device__ inline void copy_bulk_multicast(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier,
@@ -123,56 +110,6 @@ __device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acqui
 // Arrives at a barrier of another block of the cluster (an address from map_to_rank).
 __device__ inline void mbarrier_arrive_remote(uint32_t barrier) {
   asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-
-// --- wgmma (sm_90a): the tensor cores read registers and shared memory while the warp goes on ---
-
-// Registers written before are seen by the wgmma that follow.
-__device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int kPending>
-__device__ inline void wgmma_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
-}
-
-// d (64 rows of a warpgroup x 8 kTilesM tokens) += a (registers, 64 x 16) * b (shared memory, [token][k], 128-byte
-// swizzle).
-template <typename T, int kTilesM>
-__device__ inline void wgmma(float4 (&d)[kTilesM], const uint32_t (&a)[4], uint64_t b) {
-#define FLUTE_D(i) "+f"(d[i].x), "+f"(d[i].y), "+f"(d[i].z), "+f"(d[i].w)
-#define FLUTE_AB "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
-#define FLUTE_WGMMA_16(type)                                                             \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type               \
-               " {%0, %1, %2, %3, %4, %5, %6, %7}, {%8, %9, %10, %11}, %12, 1, 1, 1, 0;" \
-               : FLUTE_D(0), FLUTE_D(1)                                                  \
-               : FLUTE_AB)
-#define FLUTE_WGMMA_32(type)                                                               \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type                 \
-               " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, " \
-               "{%16, %17, %18, %19}, %20, 1, 1, 1, 0;"                                    \
-               : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3)                            \
-               : FLUTE_AB)
-#define FLUTE_WGMMA_64(type)                                                                                       \
-  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                                         \
-               " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, " \
-               "%21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"    \
-               : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3), FLUTE_D(4), FLUTE_D(5), FLUTE_D(6), FLUTE_D(7)    \
-               : FLUTE_AB)
-  static_assert(kTilesM == 2 || kTilesM == 4 || kTilesM == 8);
-  if constexpr (std::is_same_v<T, __half>) {
-    if constexpr (kTilesM == 2) FLUTE_WGMMA_16("f16");
-    if constexpr (kTilesM == 4) FLUTE_WGMMA_32("f16");
-    if constexpr (kTilesM == 8) FLUTE_WGMMA_64("f16");
-  } else {
-    if constexpr (kTilesM == 2) FLUTE_WGMMA_16("bf16");
-    if constexpr (kTilesM == 4) FLUTE_WGMMA_32("bf16");
-    if constexpr (kTilesM == 8) FLUTE_WGMMA_64("bf16");
-  }
-#undef FLUTE_WGMMA_64
-#undef FLUTE_WGMMA_32
-#undef FLUTE_WGMMA_16
-#undef FLUTE_AB
-#undef FLUTE_D
 }
 
 }  // namespace flute::cuda::ptx

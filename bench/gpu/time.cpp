@@ -1,7 +1,9 @@
 // Times of the multiply beside the floor and cuBLAS.
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <fstream>
+#include <thread>
 
 #include "base/fail.hpp"
 #include "cuda/measure/graph.hpp"
@@ -100,6 +102,14 @@ Times Bench::ours(const Case& one) {
   return time_graph(stream(), launches(code_bytes(one)), [&](int i) { launch(arguments(one, i), one, stream()); });
 }
 
+uint32_t Bench::clock() {
+  uint32_t mhz = 0;
+  check(clock_rate(sink(), stream()), "clock");
+  check(cudaMemcpyAsync(&mhz, sink(), sizeof mhz, cudaMemcpyDeviceToHost, stream()), "clock");
+  stream_.wait();
+  return mhz;
+}
+
 void Bench::once(const Case& one) {
   for (int i = 0; i < 3; ++i) {
     launch(arguments(one, i), one, stream());
@@ -117,16 +127,21 @@ namespace {
 std::string time_case(Bench& bench, const Case& one) {
   const DecodePlan plan = make_arguments(one, bench.limits()).plan;
   if (!plan.valid) return "\"set\": \"no plan\"";
-  const Times ours = bench.ours(one), floor = bench.floor(Bench::bytes(one));
+  // Random weights take so much power that the card lowers its clock after some 10 ms, and keeps it low for the cases
+  // that follow. So each begins after a rest; with rest=0 the figures are those of a card that is always busy.
+  std::this_thread::sleep_for(std::chrono::milliseconds(one.rest));
+  const Times ours = bench.ours(one);
+  const uint32_t clock = bench.clock();
+  const Times floor = bench.floor(Bench::bytes(one));
   const Times dense = bench.dense(one.shape.m, one.shape.n, one.shape.k);
   return fmt::format(
       R"("set": "{}", "dtype": "{}", "bits": {}, "group": {}, "m": {}, "n": {}, "k": {}, "dependent": {}, )"
       R"("segments": {}, "warps": {}, "rows": {}, "blocks": {}, "depth": {}, "plan": "{}", "us": {:.3f}, )"
-      R"("low_us": {:.3f}, "high_us": {:.3f}, "floor_us": {:.3f}, "cublas_us": {:.3f}, "bytes": {})",
+      R"("low_us": {:.3f}, "high_us": {:.3f}, "floor_us": {:.3f}, "cublas_us": {:.3f}, "bytes": {}, "mhz": {})",
       one.label, dtype_name(one.dtype()), one.format.bits, one.format.group_size, one.shape.m, one.shape.n, one.shape.k,
       one.dependent ? 1 : 0, one.segments, plan.warps(), plan.rows, plan.deal.blocks, plan.depth,
       plan_text(one, bench.limits()), microseconds(ours.median), microseconds(ours.low), microseconds(ours.high),
-      microseconds(floor.median), microseconds(dense.median), Bench::bytes(one));
+      microseconds(floor.median), microseconds(dense.median), Bench::bytes(one), clock);
 }
 
 }  // namespace

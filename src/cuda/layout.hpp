@@ -1,12 +1,12 @@
 // The tiled layout: where a code of W[N, K] lies in device memory. One layout serves every CUDA kernel.
 //
-// A *row group* is 16 rows over all of K; a *unit* is 16 rows x 64 k of it, 128 * bits bytes. Units of a row group are
-// contiguous along k and row groups follow each other, so any rows and any k range are one contiguous piece per row
-// group, and no plan, multiprocessor count or split needs another layout. Inside a unit lane (g = lane / 4,
-// t = lane % 4) owns 32 codes, `bits` words: the codes of rows g and g + 8 that are four A fragments of mma.m16n8k16
-// (and of wgmma), k in its natural order, so that ldmatrix and the copy engine can take activations as they lie in
-// memory. A lane's words: 4 bits: 16 bytes at lane * 16. 2 bits: 8 bytes at lane * 8. 3 bits: 8 bytes at lane * 8, then
-// 4 at 256 + lane * 4. Scales: per row group and scale group 16 values, as pairs (row g, row g + 8).
+// A *row group* is 16 rows; a *unit* is a row group x 64 k, 128 * bits bytes. Units of the same k follow each other
+// along the rows, then comes the next k: what a kernel reads of any rows for one k is contiguous, one address and a few
+// wide copies, and no plan, multiprocessor count or split needs another layout. Inside a unit lane (g = lane / 4, t =
+// lane % 4) owns 32 codes, `bits` words: the codes of rows g and g + 8 that are four A fragments of mma.m16n8k16 (and
+// of wgmma), k in its natural order, so that ldmatrix and the copy engine can take activations as they lie in memory. A
+// lane's words: 4 bits: 16 bytes at lane * 16. 2 bits: 8 bytes at lane * 8. 3 bits: 8 bytes at lane * 8, then 4 at 256
+// + lane * 4. Scales: for each scale group all row groups, 16 values of each, as pairs (row g, row g + 8).
 #pragma once
 
 #include <cstdint>
@@ -23,6 +23,9 @@ constexpr int kGroupRows = 16;
 constexpr int kUnitK = 64;
 FLUTE_HOST_DEVICE constexpr int unit_bytes(int bits) { return 128 * bits; }
 constexpr int kScaleBytes = kGroupRows * 2;  // one scale group of one row group
+// Kernels fetch as many row groups as they have room for, also where the matrix has no more: so many bytes behind codes
+// and scales must be readable.
+constexpr int kReadBeyond = 8 * unit_bytes(4);
 
 // Word `word` (0 .. bits - 1) of a lane in a unit. `code(row, k)` gives the code at a place of the unit (row 0..15, k
 // 0..63).

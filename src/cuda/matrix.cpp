@@ -67,22 +67,19 @@ class CudaMatrix final : public Matrix::Impl {
   void make_multiplies();
   void upload(const PackedView& segment, int index, uint64_t* first_bad);
 
-  size_t row_group_bytes() const { return static_cast<size_t>(units_) * unit_bytes(format_.bits); }
   int64_t row_words() const { return int64_t{k_} / 32 * format_.bits; }
   /// Rows whose codes fill the staging memory: a multiple of 16.
   int64_t staged_rows(int64_t rows) const {
     const int64_t most = std::max<int64_t>(1, kStagingBytes / (kGroupRows * row_words() * 4)) * kGroupRows;
     return std::min(most, rows);
   }
-  std::byte* codes_at(int64_t row) const { return memory_.data() + row / kGroupRows * row_group_bytes(); }
-  std::byte* scales_at(int64_t row) const {
-    return memory_.data() + scales_offset_ + row / kGroupRows * tiled_groups_ * kScaleBytes;
-  }
+  std::byte* codes() const { return memory_.data(); }
+  std::byte* scales() const { return memory_.data() + scales_offset_; }
 
   Format format_;
   DType dtype_;
   DeviceLimits limits_;
-  int k_ = 0, units_ = 0, groups_ = 0, tiled_groups_ = 0;
+  int k_ = 0, groups_ = 0, tiled_groups_ = 0;
   std::array<int, kMaxSegments + 1> segment_row_ = {};
   std::vector<std::vector<float>> codebooks_;  ///< as they were given
   DeviceBuffer memory_;                        ///< codes, scales, codebooks
@@ -95,7 +92,6 @@ CudaMatrix::CudaMatrix(Device where, std::span<const PackedView> segments, DType
     : Impl(where), format_(supported_format(segments, dtype)), dtype_(dtype), limits_(open_device(where.index)) {
   const DeviceScope scope(where.index);
   k_ = static_cast<int>(segments.front().k);
-  units_ = units_along_k(k_);
   groups_ = static_cast<int>(segments.front().groups());
   tiled_groups_ = flute::cuda::tiled_groups(format_.group_size, k_);
   for (size_t i = 0; i < segments.size(); ++i) {
@@ -104,11 +100,13 @@ CudaMatrix::CudaMatrix(Device where, std::span<const PackedView> segments, DType
     codebooks_.push_back(codebook_of(segments[i], where.index, what));
   }
   const size_t row_groups = (static_cast<size_t>(n()) + kGroupRows - 1) / kGroupRows;
+  const size_t units = row_groups * static_cast<size_t>(units_along_k(k_));
   const auto aligned = [](size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; };
-  scales_offset_ = aligned(row_groups * row_group_bytes());
+  scales_offset_ = aligned(units * static_cast<size_t>(unit_bytes(format_.bits)));
   codebooks_offset_ = scales_offset_ + aligned(row_groups * static_cast<size_t>(tiled_groups_) * kScaleBytes);
   const size_t codes = size_t{1} << format_.bits;
-  memory_ = DeviceBuffer(codebooks_offset_ + segments.size() * codes * 2);
+  memory_ = DeviceBuffer(codebooks_offset_ + segments.size() * codes * 2 + kReadBeyond);
+  check(cudaMemsetAsync(memory_.data(), 0, memory_.bytes(), kStream), "matrix");
   make_multiplies();
 
   std::vector<uint16_t> rounded(segments.size() * codes);
@@ -168,11 +166,11 @@ void CudaMatrix::upload(const PackedView& segment, int index, uint64_t* first_ba
             what);
       return staged.data();
     };
-    const void* codes = here(segment.codes.data(), code_bytes, staged_codes);
-    const void* scales = here(segment.scales, scale_bytes, staged_scales);
-    const int64_t at = segment_row_[index] + row;
-    check(tile_codes(format_.bits, static_cast<const uint32_t*>(codes), rows, k_, codes_at(at), kStream), what);
-    check(tile_scales(scales, segment.scale_dtype, rows, groups_, tiled_groups_, dtype_, scales_at(at), first_bad, row,
+    const void* staged = here(segment.codes.data(), code_bytes, staged_codes);
+    const void* staged_scale = here(segment.scales, scale_bytes, staged_scales);
+    const TiledRows at = {rows, segment_row_[index] + row, n()};
+    check(tile_codes(format_.bits, static_cast<const uint32_t*>(staged), at, k_, codes(), kStream), what);
+    check(tile_scales(staged_scale, segment.scale_dtype, at, groups_, tiled_groups_, dtype_, scales(), first_bad, row,
                       kStream),
           what);
   }
@@ -201,17 +199,18 @@ PackedMatrix CudaMatrix::to_packed(int segment) const {
   matrix.scales.resize(static_cast<size_t>(matrix.n) * groups_ * 2);
   if (matrix.n == 0) return matrix;
   const int64_t rows_each = staged_rows(matrix.n);
-  const DeviceBuffer codes(static_cast<size_t>(rows_each * row_words()) * 4);
-  const DeviceBuffer scales(static_cast<size_t>(rows_each) * groups_ * 2);
+  const DeviceBuffer packed_codes(static_cast<size_t>(rows_each * row_words()) * 4);
+  const DeviceBuffer packed_scales(static_cast<size_t>(rows_each) * groups_ * 2);
   for (int64_t row = 0; row < matrix.n; row += rows_each) {
-    const int64_t rows = std::min(rows_each, matrix.n - row), at = segment_row_[segment] + row;
-    check(untile_codes(format_.bits, codes_at(at), rows, k_, reinterpret_cast<uint32_t*>(codes.data()), kStream),
+    const int64_t rows = std::min(rows_each, matrix.n - row);
+    const TiledRows at = {rows, segment_row_[segment] + row, n()};
+    check(untile_codes(format_.bits, codes(), at, k_, reinterpret_cast<uint32_t*>(packed_codes.data()), kStream),
           "to_packed");
-    check(untile_scales(scales_at(at), rows, groups_, tiled_groups_, scales.data(), kStream), "to_packed");
-    check(cudaMemcpyAsync(matrix.codes.data() + row * row_words(), codes.data(),
+    check(untile_scales(scales(), at, groups_, packed_scales.data(), kStream), "to_packed");
+    check(cudaMemcpyAsync(matrix.codes.data() + row * row_words(), packed_codes.data(),
                           static_cast<size_t>(rows * row_words()) * 4, cudaMemcpyDefault, kStream),
           "to_packed");
-    check(cudaMemcpyAsync(matrix.scales.data() + static_cast<size_t>(row) * groups_ * 2, scales.data(),
+    check(cudaMemcpyAsync(matrix.scales.data() + static_cast<size_t>(row) * groups_ * 2, packed_scales.data(),
                           static_cast<size_t>(rows) * groups_ * 2, cudaMemcpyDefault, kStream),
           "to_packed");
     check(cudaStreamSynchronize(kStream), "to_packed");
@@ -244,8 +243,8 @@ void CudaMatrix::multiply(const GemmArgs& given, const Execution& execution) con
 
   const DeviceScope scope(device.index);
   DecodeArguments call = {};
-  call.codes = reinterpret_cast<const uint8_t*>(codes_at(0));
-  call.scales = reinterpret_cast<const uint8_t*>(scales_at(0));
+  call.codes = reinterpret_cast<const uint8_t*>(codes());
+  call.scales = reinterpret_cast<const uint8_t*>(scales());
   call.codebooks = memory_.data() + codebooks_offset_;
   call.bias = args.bias;
   call.ldx = args.ldx;

@@ -106,13 +106,12 @@ DecodePlan make_decode_plan(const Shape& shape, const Format& format, const Devi
   plan.sum_pairs_shift = shape.m <= 2 ? 0 : shape.m <= 4 ? 1 : 2;
   plan.row_groups = ceil_div(shape.n, kGroupRows);
   plan.units = units_along_k(shape.k);
-  plan.row_pieces = plan.units * (unit_bytes(format.bits) / 16);
   plan.groups = tiled_groups(format.group_size, shape.k);
   plan.group_shift = group_shift_of(format.group_size);
 
   const auto wished = [](int most, int wish_for) { return wish_for != 0 ? std::min(most, wish_for) : most; };
   const int most_warps = wished(max_warps(plan.tiles_m), wish.warps);
-  const int most_rows = wished(max_rows(format.bits, plan.tiles_m, groups_of_unit(format.group_size)), wish.rows);
+  const int most_rows = wished(max_rows(plan.tiles_m), wish.rows);
   const auto fits = [&](int rows, int warps) { return place(plan, shape, format, device, wish, rows, warps); };
   plan.valid = fits(most_rows, most_warps);
   if (plan.valid) return plan;

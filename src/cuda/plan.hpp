@@ -59,7 +59,6 @@ struct DecodePlan {
   int row_warps = 1, k_warps = 16;  // warps along the block's rows and along K
   int row_warps_inverse = 256;      // a * this / 256 = a / row_warps, for a < 128
   int row_groups = 0, units = 0, groups = 0;
-  int row_pieces = 0;    // 16-byte pieces of codes of a row group
   int group_shift = 0;   // group_shift_of
   int table_rounds = 0;  // of building the table, a warp doing four entries in each
   // Shared memory, from the table on (shared_bytes: all of it). A warp has two stages of a step each: codes, scales,
@@ -94,12 +93,11 @@ constexpr int kTableStride = 256;
 constexpr int kTableAddress = 1024;
 FLUTE_HOST_DEVICE constexpr int table_bytes(int bits) { return (bits == 3 ? 64 : 256) * kTableStride; }
 
-FLUTE_HOST_DEVICE constexpr int max_warps(int tiles_m) { return tiles_m <= 2 ? 16 : tiles_m == 4 ? 12 : 8; }
+// Warps of a block. From 9 tokens on fewer warps with more registers each are faster: more row groups share each load
+// of activations, and the compiler has room to have more lookups under way.
+FLUTE_HOST_DEVICE constexpr int max_warps(int tiles_m) { return tiles_m == 1 ? 16 : tiles_m == 2 ? 12 : 8; }
 // Row groups of a warp: each load of activations serves so many. Registers set the limits: with more, kernels spill.
-FLUTE_HOST_DEVICE constexpr int max_rows(int bits, int tiles_m, int groups) {
-  if (tiles_m == 1) return 7;
-  return tiles_m == 2 && bits < 4 && groups == 1 ? 6 : 4;
-}
+FLUTE_HOST_DEVICE constexpr int max_rows(int tiles_m) { return tiles_m <= 4 ? 7 : 4; }
 // Two units a step where few row groups leave less than about 40 KB of codes in flight.
 FLUTE_HOST_DEVICE constexpr int max_depth(int bits, int tiles_m, int rows) {
   return rows * bits <= 9 && (tiles_m == 1 || (tiles_m == 2 && rows <= 2)) ? 2 : 1;

@@ -7,6 +7,8 @@
 namespace flute::cuda {
 namespace {
 
+FLUTE_HOST_DEVICE constexpr int64_t row_groups(int64_t rows) { return (rows + kGroupRows - 1) / kGroupRows; }
+
 // --- Codes ---
 //
 // A block takes 16 rows x 1024 k: 4 to 8 KB of codes, read and written as whole cache lines, rearranged in shared
@@ -29,36 +31,39 @@ struct Piece {
 
 // The piece of a block: which row group, which units, and where they lie.
 struct Place {
-  int64_t row_group, first_row;
+  int64_t row_group, of_row_groups, first_row;
   int first_unit, units, valid_rows, valid_words;
   int64_t first_word;  // of the packed row
 
   template <int kBits>
-  __device__ static Place of_block(int64_t rows, int k) {
+  __device__ static Place of_block(const TiledRows& at, int k) {
     const int along_k = (k + kBlockK - 1) / kBlockK, piece = static_cast<int>(blockIdx.x % along_k);
     Place p;
-    p.row_group = blockIdx.x / along_k;
-    p.first_row = p.row_group * kGroupRows;
+    p.first_row = blockIdx.x / along_k * int64_t{kGroupRows};
+    p.row_group = (at.first + p.first_row) / kGroupRows;
+    p.of_row_groups = row_groups(at.of);
     p.first_unit = piece * Piece<kBits>::kUnits;
     p.units = min(Piece<kBits>::kUnits, units_along_k(k) - p.first_unit);
-    p.valid_rows = static_cast<int>(min(static_cast<int64_t>(kGroupRows), rows - p.first_row));
+    p.valid_rows = static_cast<int>(min(static_cast<int64_t>(kGroupRows), at.rows - p.first_row));
     p.valid_words = min(kBlockK, k - piece * kBlockK) / 32 * kBits;
     p.first_word = static_cast<int64_t>(piece) * (kBlockK / 32 * kBits);
     return p;
   }
 };
 
+// Of a 16-byte piece of the block's units, counted over them: where it lies in the matrix.
 template <int kBits>
-__device__ uint4* tiled_at(void* tiled, const Place& place, int k) {
-  const int64_t unit = place.row_group * units_along_k(k) + place.first_unit;
-  return reinterpret_cast<uint4*>(static_cast<uint8_t*>(tiled) + unit * unit_bytes(kBits));
+__device__ uint4* tiled_at(void* tiled, const Place& place, int piece) {
+  constexpr int kPieces = unit_bytes(kBits) / 16;
+  const int64_t unit = (place.first_unit + piece / kPieces) * place.of_row_groups + place.row_group;
+  return static_cast<uint4*>(tiled) + unit * kPieces + piece % kPieces;
 }
 
 template <int kBits>
-__global__ void __launch_bounds__(kThreads) tile_kernel(const uint32_t* packed, void* tiled, int64_t rows, int k) {
+__global__ void __launch_bounds__(kThreads) tile_kernel(const uint32_t* packed, void* tiled, TiledRows at, int k) {
   using P = Piece<kBits>;
   __shared__ P piece;
-  const Place place = Place::of_block<kBits>(rows, k);
+  const Place place = Place::of_block<kBits>(at, k);
   const int64_t row_words = static_cast<int64_t>(k) / 32 * kBits;
   const uint32_t* source = packed + place.first_row * row_words + place.first_word;
 #pragma unroll
@@ -84,20 +89,18 @@ __global__ void __launch_bounds__(kThreads) tile_kernel(const uint32_t* packed, 
     }
   }
   __syncthreads();
-  uint4* const target = tiled_at<kBits>(tiled, place, k);
   for (int i = threadIdx.x; i < place.units * unit_bytes(kBits) / 16; i += kThreads) {
-    target[i] = reinterpret_cast<const uint4*>(piece.tiled)[i];
+    *tiled_at<kBits>(tiled, place, i) = reinterpret_cast<const uint4*>(piece.tiled)[i];
   }
 }
 
 template <int kBits>
-__global__ void __launch_bounds__(kThreads) untile_kernel(const void* tiled, uint32_t* packed, int64_t rows, int k) {
+__global__ void __launch_bounds__(kThreads) untile_kernel(const void* tiled, uint32_t* packed, TiledRows at, int k) {
   using P = Piece<kBits>;
   __shared__ P piece;
-  const Place place = Place::of_block<kBits>(rows, k);
-  const uint4* const source = tiled_at<kBits>(const_cast<void*>(tiled), place, k);
+  const Place place = Place::of_block<kBits>(at, k);
   for (int i = threadIdx.x; i < place.units * unit_bytes(kBits) / 16; i += kThreads) {
-    reinterpret_cast<uint4*>(piece.tiled)[i] = __ldg(source + i);
+    reinterpret_cast<uint4*>(piece.tiled)[i] = __ldg(tiled_at<kBits>(const_cast<void*>(tiled), place, i));
   }
   __syncthreads();
   // A thread makes the packed words of one row of a unit: 64 codes.
@@ -131,6 +134,11 @@ __global__ void __launch_bounds__(kThreads) untile_kernel(const void* tiled, uin
 
 constexpr int kScaleGroups = 64;
 
+// Of the first of the 16 scales of a row group, which begins at row `row` of `at`.
+__device__ int64_t scale_index(const TiledRows& at, int64_t row, int group) {
+  return (group * row_groups(at.of) + (at.first + row) / kGroupRows) * kGroupRows;
+}
+
 __device__ float load(const void* data, DType dtype, int64_t index) {
   if (dtype == DType::kF32) return static_cast<const float*>(data)[index];
   const uint16_t bits = static_cast<const uint16_t*>(data)[index];
@@ -143,17 +151,17 @@ __device__ uint16_t rounded(float value, DType dtype) {
 }
 
 __global__ void __launch_bounds__(kThreads)
-    tile_scales_kernel(const void* scales, DType source_dtype, int64_t rows, int groups, int tiled_groups, DType dtype,
+    tile_scales_kernel(const void* scales, DType source_dtype, TiledRows at, int groups, int tiled_groups, DType dtype,
                        uint16_t* tiled, unsigned long long* first_bad, int64_t first_row) {
   __shared__ uint16_t values[kScaleGroups * kGroupRows];
   const int along = (tiled_groups + kScaleGroups - 1) / kScaleGroups;
   const int first_group = static_cast<int>(blockIdx.x % along) * kScaleGroups;
-  const int64_t row_group = blockIdx.x / along;
+  const int64_t block_row = blockIdx.x / along * int64_t{kGroupRows};
   for (int i = threadIdx.x; i < kScaleGroups * kGroupRows; i += kThreads) {
     const int group = first_group + i % kScaleGroups;
-    const int64_t row = row_group * kGroupRows + i / kScaleGroups;
+    const int64_t row = block_row + i / kScaleGroups;
     float value = 0;
-    if (row < rows && group < groups) {
+    if (row < at.rows && group < groups) {
       value = load(scales, source_dtype, row * groups + group);
       if (!isfinite(value)) {
         atomicMin(first_bad, static_cast<unsigned long long>((first_row + row) * groups + group));
@@ -162,31 +170,31 @@ __global__ void __launch_bounds__(kThreads)
     values[i % kScaleGroups * kGroupRows + scale_position(i / kScaleGroups)] = rounded(value, dtype);
   }
   __syncthreads();
-  uint16_t* const target = tiled + (row_group * tiled_groups + first_group) * kGroupRows;
   const int count = min(kScaleGroups, tiled_groups - first_group) * kGroupRows;
-  for (int i = threadIdx.x; i < count; i += kThreads) target[i] = values[i];
+  for (int i = threadIdx.x; i < count; i += kThreads) {
+    tiled[scale_index(at, block_row, first_group + i / kGroupRows) + i % kGroupRows] = values[i];
+  }
 }
 
 __global__ void __launch_bounds__(kThreads)
-    untile_scales_kernel(const uint16_t* tiled, int64_t rows, int groups, int tiled_groups, uint16_t* scales) {
+    untile_scales_kernel(const uint16_t* tiled, TiledRows at, int groups, uint16_t* scales) {
   __shared__ uint16_t values[kScaleGroups * kGroupRows];
   const int along = (groups + kScaleGroups - 1) / kScaleGroups;
   const int first_group = static_cast<int>(blockIdx.x % along) * kScaleGroups;
-  const int64_t row_group = blockIdx.x / along;
+  const int64_t block_row = blockIdx.x / along * int64_t{kGroupRows};
   const int count = min(kScaleGroups, groups - first_group);
-  const uint16_t* const source = tiled + (row_group * tiled_groups + first_group) * kGroupRows;
-  for (int i = threadIdx.x; i < count * kGroupRows; i += kThreads) values[i] = source[i];
+  for (int i = threadIdx.x; i < count * kGroupRows; i += kThreads) {
+    values[i] = tiled[scale_index(at, block_row, first_group + i / kGroupRows) + i % kGroupRows];
+  }
   __syncthreads();
   for (int i = threadIdx.x; i < kScaleGroups * kGroupRows; i += kThreads) {
     const int group = i % kScaleGroups;
-    const int64_t row = row_group * kGroupRows + i / kScaleGroups;
-    if (group < count && row < rows) {
+    const int64_t row = block_row + i / kScaleGroups;
+    if (group < count && row < at.rows) {
       scales[row * groups + first_group + group] = values[group * kGroupRows + scale_position(i / kScaleGroups)];
     }
   }
 }
-
-int64_t row_groups(int64_t rows) { return (rows + kGroupRows - 1) / kGroupRows; }
 
 // Blocks for `rows` rows by `along` pieces; a grid has up to 2^31 - 1.
 unsigned grid(int64_t rows, int length, int piece) {
@@ -195,31 +203,31 @@ unsigned grid(int64_t rows, int length, int piece) {
 
 }  // namespace
 
-cudaError_t tile_codes(int bits, const uint32_t* packed, int64_t rows, int k, void* tiled, cudaStream_t stream) {
+cudaError_t tile_codes(int bits, const uint32_t* packed, const TiledRows& at, int k, void* tiled, cudaStream_t stream) {
   const auto kernel = bits == 4 ? tile_kernel<4> : bits == 3 ? tile_kernel<3> : tile_kernel<2>;
-  kernel<<<grid(rows, k, kBlockK), kThreads, 0, stream>>>(packed, tiled, rows, k);
+  kernel<<<grid(at.rows, k, kBlockK), kThreads, 0, stream>>>(packed, tiled, at, k);
   return cudaGetLastError();
 }
 
-cudaError_t untile_codes(int bits, const void* tiled, int64_t rows, int k, uint32_t* packed, cudaStream_t stream) {
+cudaError_t untile_codes(int bits, const void* tiled, const TiledRows& at, int k, uint32_t* packed,
+                         cudaStream_t stream) {
   const auto kernel = bits == 4 ? untile_kernel<4> : bits == 3 ? untile_kernel<3> : untile_kernel<2>;
-  kernel<<<grid(rows, k, kBlockK), kThreads, 0, stream>>>(tiled, packed, rows, k);
+  kernel<<<grid(at.rows, k, kBlockK), kThreads, 0, stream>>>(tiled, packed, at, k);
   return cudaGetLastError();
 }
 
-cudaError_t tile_scales(const void* scales, DType source_dtype, int64_t rows, int groups, int tiled_groups, DType dtype,
-                        void* tiled, uint64_t* first_bad, int64_t first_row, cudaStream_t stream) {
+cudaError_t tile_scales(const void* scales, DType source_dtype, const TiledRows& at, int groups, int tiled_groups,
+                        DType dtype, void* tiled, uint64_t* first_bad, int64_t first_row, cudaStream_t stream) {
   static_assert(sizeof(unsigned long long) == sizeof(uint64_t));
-  tile_scales_kernel<<<grid(rows, tiled_groups, kScaleGroups), kThreads, 0, stream>>>(
-      scales, source_dtype, rows, groups, tiled_groups, dtype, static_cast<uint16_t*>(tiled),
+  tile_scales_kernel<<<grid(at.rows, tiled_groups, kScaleGroups), kThreads, 0, stream>>>(
+      scales, source_dtype, at, groups, tiled_groups, dtype, static_cast<uint16_t*>(tiled),
       reinterpret_cast<unsigned long long*>(first_bad), first_row);
   return cudaGetLastError();
 }
 
-cudaError_t untile_scales(const void* tiled, int64_t rows, int groups, int tiled_groups, void* scales,
-                          cudaStream_t stream) {
-  untile_scales_kernel<<<grid(rows, groups, kScaleGroups), kThreads, 0, stream>>>(
-      static_cast<const uint16_t*>(tiled), rows, groups, tiled_groups, static_cast<uint16_t*>(scales));
+cudaError_t untile_scales(const void* tiled, const TiledRows& at, int groups, void* scales, cudaStream_t stream) {
+  untile_scales_kernel<<<grid(at.rows, groups, kScaleGroups), kThreads, 0, stream>>>(
+      static_cast<const uint16_t*>(tiled), at, groups, static_cast<uint16_t*>(scales));
   return cudaGetLastError();
 }
 

@@ -7,7 +7,7 @@
 // Tokens are operand B. Blocks share out rows; in a block the warps share out its rows and K.
 //
 // What binds, where memory does not, is the number of instructions and the passes of shared memory. So the loop has no
-// branch but its own (a warp with fewer row groups than kRows fetches its last one again and drops what comes of it),
+// branch but its own (a warp with fewer row groups than kRows works on those behind and drops what comes of it),
 // and a block has one end: its rows are all in work at once.
 #pragma once
 
@@ -51,7 +51,11 @@ __global__ void __launch_bounds__(32 * max_warps(kTilesM), min_blocks(kTilesM, k
     while (block >= plan.deal.share[segment].blocks) block -= plan.deal.share[segment++].blocks;
   }
   const RowShare& share = plan.deal.share[segment];
-  const uint32_t value = static_cast<const uint16_t*>(args.codebooks)[(segment << kBits) + lane % (1 << kBits)];
+  // Asked for at once, and so that the compiler cannot move it behind the weights, where it would stand in line for 1
+  // us.
+  const uint32_t value =
+      ptx::load_global_2(static_cast<const uint16_t*>(args.codebooks) + (segment << kBits) + lane % (1 << kBits));
+  __syncwarp();
   const auto by_row_warps = [&](int a) { return a * plan.row_warps_inverse >> 8; };  // a / row_warps
   const int row_warps = plan.row_warps, k_warp = by_row_warps(warp), row_warp = warp - k_warp * row_warps;
   const int block_row = share.first + share_begin(share.each, share.longer, block);
@@ -61,51 +65,42 @@ __global__ void __launch_bounds__(32 * max_warps(kTilesM), min_blocks(kTilesM, k
   const int row = block_row + min(warp_begin, block_rows - 1);  // a warp may have none
 
   // ---- Fetching. This warp takes the steps k_warp, k_warp + k_warps, ... of K. Places in memory count pieces of 16
-  // bytes, so that 32 bits do: an addition and a wide multiply-add make an address.
-  constexpr int kUnitBytes = unit_bytes(kBits), kRowBytes = kDepth * kUnitBytes;
-  constexpr int kScalesAt = kRows * kRowBytes, kXAt = x_in_stage(kBits, kRows, kDepth, kGroups);
-  constexpr int kRowPieces = kRowBytes / 16;                                // one a lane
-  constexpr int kCopyRows = kRowPieces == 16 ? 2 : 1;                       // row groups of one copy
-  constexpr int kRowCopies = kRowPieces == 64 || kRowPieces == 48 ? 2 : 1;  // copies of one row group
-  constexpr int kLanes = kRowPieces / kRowCopies * kCopyRows;               // that take part: 32 or 24
-  constexpr int kCopies = (kRows + kCopyRows - 1) / kCopyRows;
-  constexpr int kScaleLanes =
-      kRows * kDepth * kGroups * 2;  // (row group, unit of the step, its group, half of 32 bytes)
+  // bytes, so that 32 bits do.
+  // What a step reads for one unit of k is contiguous, codes and scales alike. Row groups that are not this warp's are
+  // fetched and dropped.
+  constexpr int kUnitBytes = unit_bytes(kBits), kRunBytes = kRows * kUnitBytes;
+  constexpr uint32_t kRunPieces = kRunBytes / 16;
+  constexpr int kScalesAt = kDepth * kRunBytes, kXAt = x_in_stage(kBits, kRows, kDepth, kGroups);
+  constexpr int kScaleRunPieces = kRows * kScaleBytes / 16;        // of one scale group
+  constexpr int kScaleLanes = kDepth * kGroups * kScaleRunPieces;  // (unit of the step, its group, piece)
   static_assert(kScaleLanes <= 32);
   const auto piece = [](const uint8_t* base, uint32_t at) { return base + static_cast<uint64_t>(at) * 16; };
-  const int last_row = max(warp_rows, 1) - 1;
-  uint32_t codes_of[kCopies];  // this lane's piece of the next step
-#pragma unroll
-  for (int c = 0; c < kCopies; ++c) {
-    const uint32_t r = row + min(c * kCopyRows + (kCopyRows == 2 ? static_cast<int>(lane / 16) : 0), last_row);
-    codes_of[c] = r * plan.row_pieces + k_warp * kRowPieces + (kCopyRows == 2 ? lane % 16 : lane);
-  }
+  const uint32_t unit_pieces = plan.row_groups * (kUnitBytes / 16);  // from one unit of k to the next
   const int ring_bytes = 2 * plan.stage_bytes;
   uint32_t stage = kTableAddress + plan.ring_at + warp * ring_bytes + lane * 16;  // this lane's piece of it
   const uint32_t both_stages = keep(2 * stage + plan.stage_bytes);                // the other one: minus this
   const int units = plan.units, k_warps = plan.k_warps, step_units = k_warps * kDepth;
-  const uint32_t step_pieces = k_warps * kRowPieces;
   int fetch_unit = k_warp * kDepth;
-  const uint32_t scales_of = keep((row + min(static_cast<int>(lane / (2 * kGroups * kDepth)), last_row)) *
-                                      static_cast<uint32_t>(plan.groups * (kScaleBytes / 16)) +
-                                  lane % (2 * kGroups));
+  uint32_t codes_of = fetch_unit * unit_pieces + row * (kUnitBytes / 16) + lane;  // this lane's piece of the next step
+  const uint32_t step_pieces = step_units * unit_pieces;
+  const uint32_t scale_run = lane / kScaleRunPieces;
+  const uint32_t scale_pieces = plan.row_groups * (kScaleBytes / 16);  // from one scale group to the next
+  const uint32_t scales_of =
+      keep(row * (kScaleBytes / 16) + lane % kScaleRunPieces + scale_run % kGroups * scale_pieces);
   const auto fetch_weights = [&](uint32_t to) {
 #pragma unroll
-    for (int c = 0; c < kCopies; ++c) {
-      const bool half = c * kCopyRows + kCopyRows > kRows;
-      if ((kLanes == 32 && !half) || lane < (half ? 16 : kLanes)) {
+    for (int d = 0; d < kDepth; ++d) {
+      const uint8_t* const from = piece(args.codes, codes_of + d * unit_pieces);
 #pragma unroll
-        for (int i = 0; i < kRowCopies; ++i) {
-          ptx::copy_16(to + c * kCopyRows * kRowBytes + i * (kLanes * 16),
-                       piece(args.codes, codes_of[c]) + i * (kLanes * 16));
-        }
+      for (uint32_t i = 0; i < kRunPieces; i += 32) {
+        if (i + 32 <= kRunPieces || lane < kRunPieces - i) ptx::copy_16(to + d * kRunBytes + i * 16, from + i * 16);
       }
-      codes_of[c] += step_pieces;
     }
+    codes_of += step_pieces;
     if (kScaleLanes == 32 || lane < kScaleLanes) {
-      const uint32_t unit = fetch_unit + (kDepth > 1 ? lane / (2 * kGroups) % kDepth : 0);
+      const uint32_t unit = fetch_unit + (kDepth > 1 ? scale_run / kGroups : 0);
       const uint32_t group = kGroups == 2 ? 2 * unit : unit >> plan.group_shift;
-      ptx::copy_16(to + kScalesAt, piece(args.scales, scales_of + group * (kScaleBytes / 16)));
+      ptx::copy_16(to + kScalesAt, piece(args.scales, scales_of + group * scale_pieces));
     }
   };
   // Activations: [unit][token][64 k], 128 bytes a token, 16-byte pieces swizzled by token: ldmatrix meets no bank
@@ -170,7 +165,7 @@ __global__ void __launch_bounds__(32 * max_warps(kTilesM), min_blocks(kTilesM, k
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
       const auto words_of = [&](int r, uint32_t(&words)[kBits]) {
-        const uint32_t at = r * kRowBytes + d * kUnitBytes;
+        const uint32_t at = d * kRunBytes + r * kUnitBytes;
         if constexpr (kBits == 4) {
           const uint4 v = ptx::load_shared_4(stage + at);
           words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
@@ -181,7 +176,7 @@ __global__ void __launch_bounds__(32 * max_warps(kTilesM), min_blocks(kTilesM, k
         }
       };
       const auto scales_in = [&](int r, int group) {
-        return ptx::load_shared<0>(stage + scales_at + ((r * kDepth + d) * kGroups + group) * kScaleBytes);
+        return ptx::load_shared<0>(stage + scales_at + ((d * kGroups + group) * kRows + r) * kScaleBytes);
       };
       const auto x_matrices = [&](int i, uint32_t flip) {
         return ptx::load_matrices((stage + x_row + x_tile(i) + d * x_unit_bytes) ^ flip);
@@ -227,7 +222,7 @@ __global__ void __launch_bounds__(32 * max_warps(kTilesM), min_blocks(kTilesM, k
             }
           }
         };
-        constexpr int kSideBySide = kTilesM == 1 ? 2 : 1;
+        constexpr int kSideBySide = 2;
 #pragma unroll
         for (int r = 0; r < kRows; r += kSideBySide) {
           if (r + kSideBySide <= kRows) {

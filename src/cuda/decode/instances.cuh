@@ -11,13 +11,11 @@ DecodeKernel with_groups(int groups) {
   // A quarter of the 2-bit fragments by byte permutes, where shared memory binds; with more tokens instructions do.
   constexpr int kPermutes = kBits == 2 && kTilesM == 1 ? 1 : 0;
   if (groups == 1) return decode_kernel<T, kBits, kTilesM, kRows, kDepth, 1, kPermutes>;
-  if constexpr (kRows <= max_rows(kBits, kTilesM, 2)) {
-    if (groups == 2) return decode_kernel<T, kBits, kTilesM, kRows, kDepth, 2, kPermutes>;
-  }
+  if (groups == 2) return decode_kernel<T, kBits, kTilesM, kRows, kDepth, 2, kPermutes>;
   return nullptr;
 }
 
-template <typename T, int kBits, int kTilesM, int kRows = max_rows(kBits, kTilesM, 1)>
+template <typename T, int kBits, int kTilesM, int kRows = max_rows(kTilesM)>
 DecodeKernel with_rows(int rows, int depth, int groups) {
   if (rows == kRows && depth == 1) return with_groups<T, kBits, kTilesM, kRows, 1>(groups);
   if constexpr (max_depth(kBits, kTilesM, kRows) == 2) {

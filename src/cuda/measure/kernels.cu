@@ -25,6 +25,21 @@ __global__ void __launch_bounds__(kThreads) read_kernel(const uint4* data, size_
   if (sum == 0x9e3779b9u) *sink = sum;  // so that nothing is optimised away
 }
 
+__device__ uint64_t nanoseconds() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  return now;
+}
+
+__global__ void clock_rate_kernel(uint32_t* mhz) {
+  constexpr uint64_t kNanoseconds = 20000;  // the timer's steps are 32 ns
+  const uint64_t begin = nanoseconds();
+  const long long clock = clock64();
+  uint64_t end = begin;
+  while (end - begin < kNanoseconds) end = nanoseconds();
+  *mhz = static_cast<uint32_t>((clock64() - clock) * 1000 / static_cast<long long>(end - begin));
+}
+
 constexpr int kFillBlocks = 1024;
 
 // splitmix64: number `index` of the sequence that begins at `seed`.
@@ -60,6 +75,11 @@ cudaError_t read_once(const void* data, size_t bytes, int variant, int sm_count,
   if (variant == 1) read_kernel<8><<<8 * sm_count, kThreads, 0, stream>>>(vectors, count, sink);
   if (variant == 2) read_kernel<16><<<2 * sm_count, kThreads, 0, stream>>>(vectors, count, sink);
   if (variant == 3) read_kernel<8><<<blocks_for_all, kThreads, 0, stream>>>(vectors, count, sink);
+  return cudaGetLastError();
+}
+
+cudaError_t clock_rate(uint32_t* mhz, cudaStream_t stream) {
+  clock_rate_kernel<<<1, 1, 0, stream>>>(mhz);
   return cudaGetLastError();
 }
 

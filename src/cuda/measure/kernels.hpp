@@ -13,6 +13,9 @@ namespace flute::cuda {
 constexpr int kReadVariants = 4;
 cudaError_t read_once(const void* data, size_t bytes, int variant, int sm_count, uint32_t* sink, cudaStream_t stream);
 
+/// Writes the multiprocessors' clock at the moment, in MHz, to `mhz` on the device.
+cudaError_t clock_rate(uint32_t* mhz, cudaStream_t stream);
+
 /// The same seed gives the same values. Random bits: `bytes`, a multiple of 8.
 cudaError_t fill_bits(void* out, size_t bytes, uint64_t seed, cudaStream_t stream);
 /// `count` uniform values in [low, high) of fp16 or bf16.

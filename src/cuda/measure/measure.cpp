@@ -162,8 +162,8 @@ Times Measure::tile() {
   const Rotation packed(static_cast<size_t>(matrix.n() * k) * bits / 8, impl_->plain.bytes());
   impl_->fill(packed.at(0), packed.bytes() / 2);
   return time_graph(impl_->stream.get(), launches(packed.count()), [&](int i) {
-    check(tile_codes(bits, reinterpret_cast<const uint32_t*>(packed.at(i)), matrix.n(), k, impl_->plain.at(i),
-                     impl_->stream.get()),
+    check(tile_codes(bits, reinterpret_cast<const uint32_t*>(packed.at(i)), {matrix.n(), 0, matrix.n()}, k,
+                     impl_->plain.at(i), impl_->stream.get()),
           "measuring");
   });
 }
@@ -173,8 +173,8 @@ Times Measure::untile() {
   const int bits = matrix.bits(), k = static_cast<int>(matrix.k());
   const Rotation packed(static_cast<size_t>(matrix.n() * k) * bits / 8, impl_->plain.bytes());
   return time_graph(impl_->stream.get(), launches(packed.count()), [&](int i) {
-    check(untile_codes(bits, impl_->plain.at(i), matrix.n(), k, reinterpret_cast<uint32_t*>(packed.at(i)),
-                       impl_->stream.get()),
+    check(untile_codes(bits, impl_->plain.at(i), {matrix.n(), 0, matrix.n()}, k,
+                       reinterpret_cast<uint32_t*>(packed.at(i)), impl_->stream.get()),
           "measuring");
   });
 }

@@ -44,6 +44,14 @@ __device__ inline void let_next_kernel_start() {
 #endif
 }
 
+// --- global memory ---
+
+__device__ inline uint32_t load_global_2(const uint16_t* global) {
+  uint16_t v;
+  asm volatile("ld.global.u16 %0, [%1];" : "=h"(v) : "l"(global) : "memory");
+  return v;
+}
+
 // --- shared memory ---
 
 // Loads at an address plus a constant.

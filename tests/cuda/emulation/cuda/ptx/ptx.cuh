@@ -22,6 +22,10 @@ void copy_wait() {
 inline void wait_for_previous_kernel() {}
 inline void let_next_kernel_start() {}
 
+// --- global memory ---
+
+inline uint32_t load_global_2(const uint16_t* global) { return *global; }
+
 // --- shared memory ---
 
 template <typename V>
