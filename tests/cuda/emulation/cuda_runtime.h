@@ -1,6 +1,7 @@
 // What CUDA C++ has beyond C++, as far as the kernels use it, for the emulated device.
 #pragma once
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -51,6 +52,8 @@ constexpr std::common_type_t<A, B> max(A a, B b) {
 
 // --- numbers ---
 
+using std::isfinite;
+
 struct __half {
   uint16_t bits;
   operator float() const { return flute::f16_bits_to_f32(bits); }
@@ -67,6 +70,8 @@ struct __nv_bfloat162 {
 };
 
 inline __half __ushort_as_half(unsigned short bits) { return {bits}; }
+inline unsigned short __half_as_ushort(__half value) { return value.bits; }
+inline unsigned short __bfloat16_as_ushort(__nv_bfloat16 value) { return value.bits; }
 inline float __half2float(__half value) { return value; }
 inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline __half __float2half_rn(float value) { return {flute::f32_to_f16_bits(value)}; }
@@ -95,6 +100,19 @@ inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
   }
   return result;
 }
+
+// The low word of {high, low} >> (shift mod 32).
+inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, uint32_t shift) {
+  return static_cast<uint32_t>((uint64_t{high} << 32 | low) >> (shift % 32));
+}
+
+// --- memory ---
+
+template <typename V>
+V __ldg(const V* at) {
+  return *at;
+}
+inline void atomicMin(unsigned long long* at, unsigned long long value) { *at = min(*at, value); }
 
 // --- threads ---
 

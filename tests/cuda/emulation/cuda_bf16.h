@@ -1,0 +1,3 @@
+// CUDA's header of this name, for the emulated device.
+#pragma once
+#include "cuda_runtime.h"
