@@ -1,0 +1,207 @@
+"""transformers reads, makes and writes quantized models once this module is imported.
+
+    import flute.transformers
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained("small-3-bit")  # what `flute quantize` wrote
+    config = flute.transformers.FluteConfig(bits=3, group_size=64)
+    model = AutoModelForCausalLM.from_pretrained("small", quantization_config=config)  # quantized while it loads
+    model.save_pretrained("small-3-bit")  # the same format
+
+It registers "flute" by transformers' own register_quantization_config and register_quantizer (transformers 5 or later).
+On the CPU; a device_map that names another device is refused.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.core_model_loading import ConversionOps
+from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from ._checkpoint import Checkpoint
+from ._quantize import quantize
+from ._tensor import QuantizedTensor
+from ._torch import Linear
+
+_METHOD, _VERSION = "flute", 1
+_LAYER_KEYS = ("bits", "group_size", "codebook")
+
+
+@register_quantization_config(_METHOD)
+class FluteConfig(QuantizationConfigMixin):
+    """How a model is quantized: `quantization_config` of config.json (docs/format.md).
+
+    bits, group_size, codebook, scale_dtype: as in `flute.quantize`; the codebook by its name.
+    modules_to_not_convert: names of modules, or beginnings of names up to a dot, that stay as they are.
+    layers: for each module that differs, by name, the keys among bits, group_size and codebook that differ.
+
+    Quantized are the linear layers but the output head, by rounding to nearest. Raises TypeError and ValueError.
+    """
+
+    def __init__(
+        self,
+        bits: int = 4,
+        group_size: int = 64,
+        codebook: str = "nf",
+        scale_dtype: str = "fp16",
+        modules_to_not_convert: list[str] | None = None,
+        layers: Mapping[str, Mapping[str, Any]] | None = None,
+        **other: Any,
+    ) -> None:
+        version = other.pop("format_version", _VERSION)
+        other.pop("quant_method", None)
+        if not isinstance(version, int) or not 1 <= version <= _VERSION:
+            raise ValueError(f"FluteConfig: format_version: expected {_VERSION}, found {version}")
+        if not isinstance(bits, int) or not 1 <= bits <= 8:
+            raise ValueError(f"FluteConfig: bits: expected 1..8, found {bits!r}")
+        for name, changes in (layers or {}).items():
+            unknown = sorted(set(changes) - set(_LAYER_KEYS))
+            if unknown:
+                expected = ", ".join(_LAYER_KEYS)
+                raise ValueError(f"FluteConfig: layers: {name}: expected keys among {expected}, found {unknown[0]!r}")
+        self.quant_method = _METHOD
+        self.format_version = version
+        self.bits, self.group_size, self.codebook, self.scale_dtype = bits, group_size, codebook, scale_dtype
+        self.modules_to_not_convert = list(modules_to_not_convert or [])
+        self.layers = {name: dict(changes) for name, changes in (layers or {}).items()}
+        self.other = other  # what a later writer adds is kept
+
+    def to_dict(self) -> dict[str, Any]:
+        """The dictionary of config.json."""
+        result = {key: value for key, value in super().to_dict().items() if key != "other"}
+        if not result["layers"]:
+            del result["layers"]
+        return {"method": "rtn", **result, **self.other}
+
+    def of_layer(self, name: str) -> dict[str, Any]:
+        """bits, group_size and codebook of a module."""
+        return {key: getattr(self, key) for key in _LAYER_KEYS} | self.layers.get(name, {})
+
+    def leaves(self, name: str) -> bool:
+        """Whether a module stays as it is."""
+        return any(name == left or name.startswith(left + ".") for left in self.modules_to_not_convert)
+
+
+class _Waiting(torch.nn.Module):
+    """In the place of a layer while transformers loads the rest, its bias among it."""
+
+    def __init__(self, q: QuantizedTensor, bias: torch.nn.Parameter | None) -> None:
+        super().__init__()
+        self.q, self.bias = q, bias
+
+
+class _Quantize(ConversionOps):
+    """A weight that has just been read becomes codes."""
+
+    def __init__(self, quantizer: "FluteQuantizer") -> None:
+        self.quantizer = quantizer
+
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        full_layer_name: str | None = None,
+        model: PreTrainedModel | None = None,
+        missing_keys: set[str] | None = None,
+        **_: Any,
+    ) -> dict[str, Any]:
+        (value,) = input_dict.values()
+        weight = value[0] if isinstance(value, list) else value
+        assert model is not None and full_layer_name is not None
+        name = full_layer_name.removesuffix(".weight")
+        config = self.quantizer.quantization_config
+        array = weight.detach().to("cpu", torch.float32).numpy()  # exact; codes and scales are those of its own dtype
+        q = quantize(array, scale_dtype=config.scale_dtype, **config.of_layer(name))
+        model.set_submodule(name, _Waiting(q, model.get_submodule(name).bias))
+        if missing_keys is not None:
+            missing_keys.discard(full_layer_name)
+        return {}
+
+
+@register_quantizer(_METHOD)
+class FluteQuantizer(HfQuantizer):
+    """What transformers asks of a quantization method."""
+
+    quantization_config: FluteConfig
+
+    def validate_environment(self, *_: Any, device_map: Any = None, **__: Any) -> None:
+        devices = device_map.values() if isinstance(device_map, dict) else [device_map]
+        for device in devices:
+            if device not in (None, "auto", "cpu", torch.device("cpu")):
+                raise ValueError(f"flute: device_map: expected the CPU, found {device}")
+
+    def update_device_map(self, device_map: Any) -> Any:
+        return {"": "cpu"} if device_map == "auto" else device_map
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **_: Any
+    ) -> None:
+        if not self.pre_quantized:
+            left = self.quantization_config.modules_to_not_convert
+            head = _head_of(model)
+            if head is not None and head not in left:
+                left.append(head)
+            return
+        if not checkpoint_files:
+            raise ValueError("flute: expected a checkpoint in files, found a state_dict")
+        # The layers come out of the mapped files as they are; transformers loads what is not quantized.
+        checkpoint = Checkpoint(Path(checkpoint_files[0]).parent)
+        prefix = model.base_model_prefix + "."
+        for name, q in checkpoint.items():
+            # A model without its head has names without the prefix of the model that it was saved from.
+            here = name if _has(model, name) else name.removeprefix(prefix)
+            if not _has(model, here):
+                if name.startswith(prefix):
+                    raise ValueError(f"flute: {name}: expected a linear layer of {type(model).__name__}, found none")
+                continue  # the head, where only the base model is wanted
+            module = model.get_submodule(here)
+            if (module.out_features, module.in_features) != q.shape:
+                expected = [module.out_features, module.in_features]
+                raise ValueError(f"flute: {name}: expected shape {expected}, found {list(q.shape)}")
+            model.set_submodule(here, _Waiting(q, module.bias))
+        ignored = {r"\.weight_(packed|scale|codebook|offset)$"}
+        model._keys_to_ignore_on_load_unexpected = set(model._keys_to_ignore_on_load_unexpected or []) | ignored
+
+    def param_needs_quantization(self, model: PreTrainedModel, param_name: str, **_: Any) -> bool:
+        name, _dot, last = param_name.rpartition(".")
+        if self.pre_quantized or last != "weight" or not _has(model, name):
+            return False
+        return not self.quantization_config.leaves(name)
+
+    def get_quantize_ops(self) -> ConversionOps:
+        return _Quantize(self)
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
+        waiting = [(name, module) for name, module in model.named_modules() if isinstance(module, _Waiting)]
+        for name, module in waiting:
+            layer = Linear(module.q)
+            layer.bias = module.bias
+            model.set_submodule(name, layer.train(module.training))
+        return model
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """What is added to a quantized model, an adapter say, may be trained; the quantized weights stay."""
+        return True
+
+    @property
+    def is_compileable(self) -> bool:
+        return True
+
+
+def _has(model: PreTrainedModel, name: str) -> bool:
+    try:
+        return isinstance(model.get_submodule(name), torch.nn.Linear)
+    except AttributeError:
+        return False
+
+
+def _head_of(model: PreTrainedModel) -> str | None:
+    head = model.get_output_embeddings()
+    return next((name for name, module in model.named_modules() if module is head), None) if head is not None else None
