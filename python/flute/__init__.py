@@ -28,6 +28,7 @@ from ._threads import get_threads, set_threads
 
 if TYPE_CHECKING:
     from ._torch import Linear as Linear
+    from ._torch import quantize_model as quantize_model
 
 __all__ = [
     "Checkpoint",
@@ -48,9 +49,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Linear is there when PyTorch is, and PyTorch is not imported before somebody asks for it."""
-    if name != "Linear":
+    """What PyTorch brings is there when PyTorch is, and that is not imported before somebody asks for it."""
+    if name not in ("Linear", "quantize_model"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from ._torch import Linear
+    from . import _torch
 
-    return Linear
+    return getattr(_torch, name)

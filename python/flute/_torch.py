@@ -1,6 +1,7 @@
-"""The multiply of PyTorch tensors: torch.ops.flute and Linear. Imported when the first tensor is seen."""
+"""The multiply of PyTorch tensors: torch.ops.flute, Linear, models of them. Imported when the first tensor is seen."""
 
 import ctypes
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from . import _threads
 from ._arrays import BF16, Array, Element, float_array, group_count
 from ._library import CPU, Error, PackedView, check, lib, library_path
+from ._quantize import quantize
 from ._tensor import QuantizedTensor
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -132,6 +134,12 @@ class Linear(torch.nn.Module):
         """The weight."""
         return self._q
 
+    @property
+    def qweight(self) -> torch.Tensor:
+        """A copy of the codes, int32 [out_features, in_features * bits / 32]: the name by which peft looks where a
+        quantized layer is."""
+        return _tensor(self._q.packed)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return multiply(x, self._matrix, self.bias)
 
@@ -197,6 +205,55 @@ class Linear(torch.nn.Module):
         size = self._q.group_size if same else None
         words = packed.detach().cpu().numpy()
         return QuantizedTensor._checked(words, codebook[0], scales, offsets, bits, size, "state_dict")
+
+
+def quantize_model(
+    model: torch.nn.Module,
+    bits: int = 4,
+    codebook: Any = "nf",
+    group_size: int = 64,
+    *,
+    scale_dtype: Any = "float16",
+    modules_to_not_convert: Iterable[str] | None = None,
+    layers: Mapping[str, Mapping[str, Any]] | None = None,
+) -> torch.nn.Module:
+    """Replaces the linear layers of a model by `Linear` of their quantized weights, in place, and returns the model.
+
+    bits, codebook, group_size, scale_dtype: as in `flute.quantize`. modules_to_not_convert: names of modules, or
+    beginnings of names up to a dot, that stay as they are; None: the output head of a transformers model.
+    layers: for each module that differs, by name, the arguments among bits, codebook and group_size that differ.
+
+    Only modules of exactly the type torch.nn.Linear are replaced. Raises TypeError and ValueError, which name the
+    layer; layers before it are replaced then.
+    """
+    left = list(modules_to_not_convert) if modules_to_not_convert is not None else head_of(model)
+    for name, module in list(model.named_modules()):
+        if type(module) is not torch.nn.Linear or is_among(name, left):
+            continue
+        settings = {"bits": bits, "codebook": codebook, "group_size": group_size, **(layers or {}).get(name, {})}
+        try:
+            q = quantize(weight_array(module.weight), scale_dtype=scale_dtype, **settings)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"quantize_model: {name}: {error}") from None
+        model.set_submodule(name, Linear(q, module.bias).train(module.training))
+    return model
+
+
+def head_of(model: Any) -> list[str]:
+    """The name of a transformers model's output head, where it has one."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return [name for name, module in model.named_modules() if head is not None and module is head]
+
+
+def is_among(name: str, names: Iterable[str]) -> bool:
+    """Whether a module is one of `names`, or within one."""
+    return any(name == one or name.startswith(one + ".") for one in names)
+
+
+def weight_array(weight: torch.Tensor) -> Array:
+    """As float32, which is exact, and codes and scales are those of the weight's own dtype."""
+    array: Array = weight.detach().to("cpu", torch.float32).numpy()
+    return array
 
 
 def _tensor(array: Array) -> torch.Tensor:

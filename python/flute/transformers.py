@@ -25,7 +25,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from ._checkpoint import Checkpoint
 from ._quantize import quantize
 from ._tensor import QuantizedTensor
-from ._torch import Linear
+from ._torch import Linear, head_of, is_among, weight_array
 
 _METHOD, _VERSION = "flute", 1
 _LAYER_KEYS = ("bits", "group_size", "codebook")
@@ -81,10 +81,6 @@ class FluteConfig(QuantizationConfigMixin):
         """bits, group_size and codebook of a module."""
         return {key: getattr(self, key) for key in _LAYER_KEYS} | self.layers.get(name, {})
 
-    def leaves(self, name: str) -> bool:
-        """Whether a module stays as it is."""
-        return any(name == left or name.startswith(left + ".") for left in self.modules_to_not_convert)
-
 
 class _Waiting(torch.nn.Module):
     """In the place of a layer while transformers loads the rest, its bias among it."""
@@ -113,8 +109,7 @@ class _Quantize(ConversionOps):
         assert model is not None and full_layer_name is not None
         name = full_layer_name.removesuffix(".weight")
         config = self.quantizer.quantization_config
-        array = weight.detach().to("cpu", torch.float32).numpy()  # exact; codes and scales are those of its own dtype
-        q = quantize(array, scale_dtype=config.scale_dtype, **config.of_layer(name))
+        q = quantize(weight_array(weight), scale_dtype=config.scale_dtype, **config.of_layer(name))
         model.set_submodule(name, _Waiting(q, model.get_submodule(name).bias))
         if missing_keys is not None:
             missing_keys.discard(full_layer_name)
@@ -141,9 +136,7 @@ class FluteQuantizer(HfQuantizer):
     ) -> None:
         if not self.pre_quantized:
             left = self.quantization_config.modules_to_not_convert
-            head = _head_of(model)
-            if head is not None and head not in left:
-                left.append(head)
+            left += [name for name in head_of(model) if name not in left]
             return
         if not checkpoint_files:
             raise ValueError("flute: expected a checkpoint in files, found a state_dict")
@@ -169,7 +162,7 @@ class FluteQuantizer(HfQuantizer):
         name, _dot, last = param_name.rpartition(".")
         if self.pre_quantized or last != "weight" or not _has(model, name):
             return False
-        return not self.quantization_config.leaves(name)
+        return not is_among(name, self.quantization_config.modules_to_not_convert)
 
     def get_quantize_ops(self) -> ConversionOps:
         return _Quantize(self)
@@ -200,8 +193,3 @@ def _has(model: PreTrainedModel, name: str) -> bool:
         return isinstance(model.get_submodule(name), torch.nn.Linear)
     except AttributeError:
         return False
-
-
-def _head_of(model: PreTrainedModel) -> str | None:
-    head = model.get_output_embeddings()
-    return next((name for name, module in model.named_modules() if module is head), None) if head is not None else None

@@ -258,3 +258,28 @@ def test_a_forked_process_multiplies():
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_models_linear_layers_are_quantized_in_place():
+    """All but those named, each with its own settings; the model computes with what the codes stand for."""
+    torch.manual_seed(3)
+    block = torch.nn.Sequential(torch.nn.Linear(64, 96), torch.nn.GELU(), torch.nn.Linear(96, 64, bias=False))
+    model = torch.nn.ModuleDict({"block": block, "head": torch.nn.Linear(64, 32)}).eval()
+    weights = [block[0].weight.detach().clone(), block[2].weight.detach().clone()]
+    settings = {"modules_to_not_convert": ["head"], "layers": {"block.2": {"bits": 2, "group_size": 32}}}
+    assert flute.quantize_model(model, 3, **settings) is model
+    assert type(model["head"]) is torch.nn.Linear and not model["block"][0].training
+    for index, (bits, group_size) in ((0, (3, 64)), (2, (2, 32))):
+        q = block[index].quantized
+        expected = flute.quantize(weights[index // 2].numpy(), bits, group_size=group_size)
+        np.testing.assert_array_equal(q.packed, expected.packed)
+    x = torch.randn(5, 64)
+    hidden = torch.nn.functional.gelu(x @ torch.from_numpy(block[0].quantized.dequantize()).T + block[0].bias)
+    y = hidden @ torch.from_numpy(block[2].quantized.dequantize()).T
+    torch.testing.assert_close(block(x), y, rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_that_cannot_be_quantized_is_named():
+    model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Linear(40, 8))
+    with pytest.raises(ValueError, match=r"quantize_model: 1: .*32"):
+        flute.quantize_model(model)

@@ -184,3 +184,24 @@ def test_refusals(program, source, tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"mlp\.\w+: expected shape \[\d+, \d+\], found"):
         load(tmp_path / "q")
+
+
+def test_lora_with_peft(program, tmp_path):
+    """A LoRA adapter learns; merging it into codes is refused, not done silently."""
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    program("quantize", checkpoints.LLAMA, tmp_path / "q", "--bits", "3")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    config._register_custom_module({flute.Linear: peft.tuners.lora.Linear})
+    model = peft.get_peft_model(load(tmp_path / "q"), config)
+    ids = torch.arange(100, 164)[None]
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
+    losses = []
+    for _ in range(6):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.05
+    with pytest.raises(AttributeError, match="weight"):
+        model.merge_and_unload()
