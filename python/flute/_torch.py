@@ -101,6 +101,9 @@ def multiply(x: torch.Tensor, matrix: Matrix, bias: torch.Tensor | None) -> torc
             raise TypeError(f"gemm: bias: expected {expected}, found {found}")
         if bias.shape != (matrix.n,):
             raise ValueError(f"gemm: bias: expected shape [{matrix.n}], found {list(bias.shape)}")
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
     result: torch.Tensor = torch.ops.flute.gemm(x, matrix.number, matrix.n, bias)
     return result
 

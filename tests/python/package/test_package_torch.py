@@ -283,3 +283,17 @@ def test_a_layer_that_cannot_be_quantized_is_named():
     model = torch.nn.Sequential(torch.nn.Linear(64, 8), torch.nn.Linear(40, 8))
     with pytest.raises(ValueError, match=r"quantize_model: 1: .*32"):
         flute.quantize_model(model)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_autocast_computes_in_its_dtype(compiled):
+    """As torch.nn.functional.linear: fp32 in, bf16 out, and a gradient in fp32."""
+    layer = flute.Linear(example(), torch.randn(96))
+    x = torch.randn(3, 128, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = (torch.compile(layer, fullgraph=True, backend="aot_eager") if compiled else layer)(x)
+    assert y.dtype == torch.bfloat16
+    expected = flute.gemm(x.detach().bfloat16(), layer.quantized, layer.bias.detach().bfloat16())
+    assert torch.equal(y.detach(), expected)
+    y.float().sum().backward()
+    assert x.grad.dtype == torch.float32 and x.grad.abs().sum() > 0 and layer.bias.grad is not None
