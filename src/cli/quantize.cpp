@@ -25,7 +25,7 @@ struct Options {
   std::string calibration;
   int64_t calibration_tokens = 65536;
   std::vector<std::string> layer_bits;
-  bool bits_given = false;
+  bool bits_given = false, method_given = false;
   int threads = 0;
   bool dry_run = false, json = false;
 };
@@ -44,16 +44,17 @@ void complete(Options& options) {
   if (!options.bits_given && !is_codebook_name(quantize.codebook)) {
     quantize.bits = io::read_codebook_file(quantize.codebook).bits;
   }
+  if (!options.method_given && !options.calibration.empty()) quantize.method = "ldlq";
   const bool calibrates = quantize.method != "rtn";
   if (calibrates && options.calibration.empty() && !options.dry_run) {
     throw UsageError(fmt::format("--method {}: expected --calibration TEXT, found none", quantize.method));
   }
   if (!calibrates && !options.calibration.empty()) {
-    throw UsageError("--calibration: expected --method gptq or ldlq with it, found rtn, which needs no text");
+    throw UsageError("--calibration: expected --method gptq or ldlq with it, found rtn, which takes no text");
   }
   if (quantize.method == "ldlq" && quantize.clip != 1) {
-    throw UsageError(fmt::format("--clip: expected none with --method ldlq, which searches for the scales, found {}",
-                                 quantize.clip));
+    throw UsageError(
+        fmt::format("--clip: expected none with ldlq, which searches for the scales, found {}", quantize.clip));
   }
   if (options.target.empty() && !options.dry_run) throw UsageError("target is required unless --dry-run is given");
 }
@@ -154,12 +155,15 @@ void add_quantize(CLI::App& app, Command& chosen) {
                    "Weights that share a scale: 32, 64 (default), 128, 256, or -1 for a whole row")
       ->check(CLI::IsMember({32, 64, 128, 256, -1}).description(""))
       ->type_name("N");
-  command
-      ->add_option("--method", quantize.method,
-                   "How codes and scales are found: rtn (round to nearest, the default), gptq (error feedback, any "
-                   "table) or ldlq (scales, table and codes learned; the best); both need --calibration")
-      ->check(CLI::IsMember({"rtn", "gptq", "ldlq"}).description(""))
-      ->type_name("NAME");
+  CLI::Option* method =
+      command
+          ->add_option(
+              "--method", quantize.method,
+              "How codes and scales are found: rtn (round to nearest, the default without --calibration), gptq "
+              "(error feedback, any table) or ldlq (scales, table and codes learned; the best, and the default "
+              "with --calibration); gptq and ldlq need it")
+          ->check(CLI::IsMember({"rtn", "gptq", "ldlq"}).description(""))
+          ->type_name("NAME");
   command
       ->add_option("--calibration", options->calibration,
                    "UTF-8 text like what the model will read, or - for standard input; a line of one NUL character "
@@ -205,9 +209,10 @@ void add_quantize(CLI::App& app, Command& chosen) {
       "Examples:\n"
       "  flute quantize Llama-3-8B Llama-3-8B-nf4 --bits 4\n"
       "  flute quantize Llama-3-8B mixed --bits 3 --codebook kmeans --layer-bits 'down_proj=4' --include lm_head\n"
-      "  flute quantize Llama-3-8B Llama-3-8B-3-bit --bits 3 --method ldlq --calibration text.txt");
-  command->callback([options, bits, &chosen] {
+      "  flute quantize Llama-3-8B Llama-3-8B-3-bit --bits 3 --calibration text.txt");
+  command->callback([options, bits, method, &chosen] {
     options->bits_given = bits->count() > 0;
+    options->method_given = method->count() > 0;
     complete(*options);
     chosen = [options] { return run(*options); };
   });
