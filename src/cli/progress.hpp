@@ -8,14 +8,14 @@
 namespace flute::cli {
 
 /// What a bar counts.
-enum class Unit { kBytes, kTokens, kWeights };
+enum class Unit { kBytes, kTokens, kShares /* of the work: nothing that a user would count */ };
 
 struct ProgressState {
   int64_t done = 0, total = 0;
   double seconds = 0;  ///< since the start
 };
 
-/// "1.35 GB of 3.90 GB  421 MB/s  6.1 s left".
+/// "1.35 GB of 3.90 GB  421 MB/s  6.1 s left"; of shares only the time left.
 std::string progress_figures(const ProgressState& state, Unit unit);
 /// One line of at most `width` columns for a terminal: title, bar, percentage, figures and, where it fits, `what`.
 std::string progress_bar_line(std::string_view title, const ProgressState& state, Unit unit, std::string_view what,

@@ -101,7 +101,7 @@ int run(const Options& options) {
     seconds = bar.seconds();
   } else {
     const std::string text = read_text(options.calibration, true);
-    ProgressBar bar("quantize", Unit::kWeights);
+    ProgressBar bar("quantize", Unit::kShares);
     const model::CalibrationText calibration{text, options.calibration == "-" ? "standard input" : options.calibration,
                                              options.calibration_tokens};
     const model::CalibratedReport report = model::quantize_calibrated(options.source, options.target, options.quantize,

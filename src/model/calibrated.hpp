@@ -21,7 +21,8 @@ struct CalibratedReport {
   int64_t tokens = 0;  ///< that the statistics are of
 };
 
-/// Called as the work goes on, in shares of it; `what` is the layer in hand. Throwing from it cancels the run cleanly.
+/// Called as the work goes on, in equal shares of its time, about; `what` is in hand: a layer, or a pass over the text.
+/// Throwing from it cancels the run cleanly.
 using CalibrationProgress = std::function<void(int64_t done, int64_t total, std::string_view what)>;
 
 /// Quantizes a Llama-3 or Gemma-2 checkpoint with method gptq or ldlq (`options.method`), block after block. A layer's

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -99,6 +100,26 @@ TEST(QuantizeCalibrated, TakesTheSameChoiceOfLayers) {
   EXPECT_EQ(found.bytes, planned.bytes);
   EXPECT_EQ(found.quantized_bits_per_weight, planned.quantized_bits_per_weight);
   EXPECT_GT(perplexity_of(scratch / "a"), 1.0);
+}
+
+// Someone who watches sees it move while statistics are collected, too, and never back or past the end.
+TEST(QuantizeCalibrated, ProgressMovesInEveryPass) {
+  const Scratch scratch;
+  std::map<std::string, int64_t> moved;  // by what was in hand
+  int64_t last = 0, end = 0;
+  quantize_calibrated(examples() / "docs-llama-small", scratch / "a", options_for("gptq"),
+                      {sample_text(), "text", 2048}, nullptr, [&](int64_t done, int64_t total, std::string_view what) {
+                        EXPECT_GE(done, last) << what;
+                        EXPECT_LE(done, total) << what;
+                        moved[std::string(what)] += done - last;
+                        last = done;
+                        end = total;
+                      });
+  EXPECT_EQ(last, end);
+  for (const char* what : {"inputs of attention", "outputs of attention", "attention", "inputs of the MLP",
+                           "activations of the MLP", "MLP", "model.layers.1.mlp.down_proj"}) {
+    EXPECT_GT(moved[what], 0) << what;
+  }
 }
 
 TEST(QuantizeCalibrated, RefusesWithWordsAndLeavesNothing) {

@@ -1,4 +1,4 @@
-"""`flute quantize --calibration` as a user meets it: the default method and, further down, runs that were ended early."""
+"""`flute quantize --calibration` as a user meets it: the default method, and runs that were ended early."""
 
 import json
 
