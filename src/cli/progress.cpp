@@ -33,7 +33,7 @@ double fraction(const ProgressState& state) {
 std::string progress_figures(const ProgressState& state, Unit unit) {
   const auto done = static_cast<double>(state.done);
   const auto total = static_cast<double>(state.total);
-  const double rate = state.seconds > 0 ? done / state.seconds : 0;
+  const double rate = state.seconds > 0 ? static_cast<double>(state.done - state.at_start) / state.seconds : 0;
   const std::string left =
       rate > 0 ? fmt::format("{} left", human_seconds(std::max(0.0, total - done) / rate)) : std::string();
   if (unit == Unit::kShares) return left;
@@ -77,9 +77,14 @@ double ProgressBar::seconds() const { return std::chrono::duration<double>(Clock
 
 void ProgressBar::update(int64_t done, int64_t total, std::string_view what) {
   check_interrupt();
+  if (unit_ == Unit::kShares && !first_) first_ = ProgressState{done, total, seconds()};
   const auto now = Clock::now();
   if (now < next_) return;
-  const ProgressState state{done, total, seconds()};
+  ProgressState state{done, total, seconds()};
+  if (first_) {
+    state.seconds -= first_->seconds;
+    state.at_start = first_->done;
+  }
   if (terminal_) {
     const int width = terminal_width(stderr) - 1;  // a full last column would wrap
     fmt::print(stderr, "\r{}\x1b[K", progress_bar_line(title_, state, unit_, what, width));

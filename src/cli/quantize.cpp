@@ -7,12 +7,14 @@
 #include <vector>
 
 #include "cli/command.hpp"
+#include "cli/interrupt.hpp"
 #include "cli/layers.hpp"
 #include "cli/options.hpp"
 #include "cli/progress.hpp"
 #include "cli/terminal.hpp"
 #include "cli/text.hpp"
 #include "flute/threads.hpp"
+#include "io/files.hpp"
 #include "io/pipelines.hpp"
 #include "model/calibrated.hpp"
 
@@ -93,7 +95,7 @@ int run(const Options& options) {
   const io::CheckpointReport before = io::inspect_checkpoint(options.source);
   ThreadPool threads(options.threads);
   double seconds = 0;
-  int64_t tokens = 0;
+  model::CalibratedReport calibrated;
   io::CheckpointReport after;
   if (options.quantize.method == "rtn") {
     ProgressBar bar("quantize");
@@ -104,10 +106,17 @@ int run(const Options& options) {
     ProgressBar bar("quantize", Unit::kShares);
     const model::CalibrationText calibration{text, options.calibration == "-" ? "standard input" : options.calibration,
                                              options.calibration_tokens};
-    const model::CalibratedReport report = model::quantize_calibrated(options.source, options.target, options.quantize,
-                                                                      calibration, &threads, bar.observer());
-    after = report.checkpoint;
-    tokens = report.tokens;
+    try {
+      calibrated = model::quantize_calibrated(options.source, options.target, options.quantize, calibration, &threads,
+                                              bar.observer());
+    } catch (const Interrupted& interrupt) {
+      const std::filesystem::path folder = model::unfinished_folder(options.target);
+      if (!io::is_folder(folder)) throw;
+      throw Interrupted{interrupt.signal, fmt::format("finished blocks are kept in {}: the same command goes on from "
+                                                      "there",
+                                                      folder.string())};
+    }
+    after = calibrated.checkpoint;
     seconds = bar.seconds();
   }
   const double rate = static_cast<double>(before.bytes) / std::max(seconds, 1e-9);
@@ -117,14 +126,23 @@ int run(const Options& options) {
     json["dry_run"] = false;
     json["seconds"] = seconds;
     json["bytes_per_second"] = rate;
-    if (tokens > 0) json["calibration_tokens"] = tokens;
+    if (calibrated.tokens > 0) {
+      json["calibration_tokens"] = calibrated.tokens;
+      json["resumed_blocks"] = calibrated.resumed_blocks;
+    }
     print_json(json);
     return 0;
   }
   print_summary(before, after);
   print("time         {}, {}/s of input with {} {}\n", human_seconds(seconds), human_bytes(rate), threads.size(),
         threads.size() == 1 ? "thread" : "threads");
-  if (tokens > 0) print("calibration  {} tokens of {}\n", human_count(tokens), options.calibration);
+  if (calibrated.tokens > 0) {
+    print("calibration  {} tokens of {}\n", human_count(calibrated.tokens), options.calibration);
+  }
+  if (calibrated.resumed_blocks > 0) {
+    print("resumed      {} of {} blocks were finished by an earlier run\n", calibrated.resumed_blocks,
+          calibrated.blocks);
+  }
   print("written to   {}\n", options.target);
   return 0;
 }
@@ -199,13 +217,15 @@ void add_quantize(CLI::App& app, Command& chosen) {
                    "Other bits for layers whose name matches; the first match wins (may be repeated)")
       ->type_name("REGEX=N")
       ->allow_extra_args(false);
-  command->add_flag("--overwrite", quantize.overwrite, "Replace DST if it exists");
+  command->add_flag("--overwrite", quantize.overwrite,
+                    "Replace DST if it exists, and forget finished blocks of another run for it");
   command->add_flag("--dry-run", options->dry_run, "Show what each layer would become, write nothing");
   add_threads(*command, options->threads);
   add_json(*command, options->json);
   command->footer(
       "--bits 4 alone means NormalFloat, groups of 64, fp16 scales, the linear layers of the blocks; head and\n"
-      "embedding stay. Other files of the folder are carried over.\n\n"
+      "embedding stay. Other files of the folder are carried over. A run with --calibration that was ended early goes\n"
+      "on behind the last finished block when the same command is given again (DST.flute-unfinished holds those).\n\n"
       "Examples:\n"
       "  flute quantize Llama-3-8B Llama-3-8B-nf4 --bits 4\n"
       "  flute quantize Llama-3-8B mixed --bits 3 --codebook kmeans --layer-bits 'down_proj=4' --include lm_head\n"

@@ -10,6 +10,7 @@
 #include "io/files.hpp"
 #include "io/quantized_output.hpp"
 #include "model/blocks.hpp"
+#include "model/calibrated_blocks.hpp"
 #include "model/model.hpp"
 #include "model/tokenizer.hpp"
 #include "model/unicode.hpp"
@@ -63,9 +64,11 @@ class Calibration {
       : options_(options),
         threads_(threads),
         progress_(progress),
+        target_(target),
         blocks_(source, threads),
         output_(blocks_.checkpoint, target, options),
         length_(std::min(kWindow, blocks_.config.max_position_embeddings)),
+        text_(text),
         ids_(calibration_ids(blocks_, blocks_.checkpoint.folder(), text, length_)),
         windows_(static_cast<int64_t>(ids_.size()) / length_),
         activations_(blocks_.config, length_),
@@ -81,10 +84,26 @@ class Calibration {
       const auto begin = static_cast<size_t>(i * length_);
       blocks_.embed(std::span(ids_).subspan(begin, static_cast<size_t>(length_)), hidden_.get() + i * length_ * width);
     }
-    for (int64_t layer = 0; layer < blocks_.config.num_layers; ++layer) run_block(layer);
-    run_head();
+    const std::span<float> hidden(hidden_.get(), static_cast<size_t>(windows_ * length_ * width));
+    FinishedBlocks finished(target_, identity(hidden), options_.scale_dtype, options_.overwrite);
     CalibratedReport report;
+    report.blocks = blocks_.config.num_layers;
+    report.resumed_blocks = finished.count();
+    if (finished.count() > 0) finished.read_activations(hidden);
+    for (int64_t layer = 0; layer < finished.count(); ++layer) {
+      for (const io::PlannedTensor* planned : planned_layers(layer))
+        output_.write(*planned, finished.read(layer, *planned));
+      done_ += block_work(layer);
+    }
+    report_progress(0, "");
+    for (int64_t layer = finished.count(); layer < blocks_.config.num_layers; ++layer) {
+      run_block(layer);
+      finished.add(planned_layers(layer), quantized_, hidden);
+      quantized_.clear();
+    }
+    run_head();
     report.checkpoint = output_.finish([this](std::string_view what) { report_progress(0, what); });
+    finished.remove();
     if (progress_) progress_(kShares, kShares, "");
     report.tokens = windows_ * length_;
     return report;
@@ -104,6 +123,52 @@ class Calibration {
              {{prefix + "self_attn.o_proj"}, attention_width, attention_work()},
              {{prefix + "mlp.gate_proj", prefix + "mlp.up_proj"}, width, 0},
              {{prefix + "mlp.down_proj"}, config.intermediate_size, mlp_work()}}};
+  }
+
+  std::vector<const io::PlannedTensor*> planned_layers(int64_t layer) const {
+    std::vector<const io::PlannedTensor*> result;
+    for (const LayerGroup& group : groups(layer)) {
+      for (const std::string& name : group.names) {
+        if (const io::PlannedTensor* planned = output_.find(name)) result.push_back(planned);
+      }
+    }
+    return result;
+  }
+
+  /// `input` are the activations before the first block.
+  CalibratedRun identity(std::span<const float> input) const {
+    CalibratedRun run;
+    const io::CodebookSource codebooks(options_.codebook);
+    run.arguments = {{"flute", FLUTE_VERSION},
+                     {"method", options_.method},
+                     {"bits", options_.bits},
+                     {"codebook", codebooks.label()},
+                     {"group-size", options_.group_size},
+                     {"scale-dtype", dtype_name(options_.scale_dtype)},
+                     {"clip", options_.clip},
+                     {"include", options_.include},
+                     {"exclude", options_.exclude},
+                     {"layer-bits", options_.layer_bits},
+                     {"calibration-tokens", text_.tokens}};
+    if (codebooks.label().starts_with("file:")) {  // which says nothing of what is in it
+      run.arguments["codebook values"] = codebooks.make(options_.bits, "--bits").values;
+    }
+    run.text = digest(std::as_bytes(std::span(text_.text)));
+    const std::string config = blocks_.checkpoint.config().dump();
+    run.input = digest(std::as_bytes(std::span(config)), digest(std::as_bytes(input)));
+    run.of_block = [this](int64_t block) {
+      const std::string prefix = fmt::format("model.layers.{}.", block);
+      uint64_t sum = 0;  // of any order: the same model may come in other shards
+      for (const io::SafetensorsFile& shard : blocks_.checkpoint.shards()) {
+        for (const io::TensorView& tensor : shard.tensors()) {
+          if (!tensor.name.starts_with(prefix)) continue;
+          sum += digest(std::as_bytes(std::span(tensor.name)), digest(tensor.data));
+          io::release_pages(tensor.data);
+        }
+      }
+      return sum;
+    };
+    return run;
   }
 
   LayerGroup head() const { return {{"lm_head"}, blocks_.config.hidden_size, 0}; }
@@ -272,7 +337,6 @@ class Calibration {
       blocks_.activate_mlp(block, m, a);
       blocks_.add_mlp(block, m, a);
     });
-    quantized_.clear();
   }
 
   void run_head() {
@@ -289,9 +353,11 @@ class Calibration {
   const io::QuantizeOptions& options_;
   ThreadPool* threads_;
   const CalibrationProgress& progress_;
+  std::filesystem::path target_;
   Blocks blocks_;
   io::QuantizedOutput output_;
   int64_t length_;  // of a window
+  const CalibrationText& text_;
   std::vector<int32_t> ids_;
   int64_t windows_;
   Activations activations_;  // of one window

@@ -1,6 +1,9 @@
 """`flute quantize --calibration` as a user meets it: the default method, and runs that were ended early."""
 
 import json
+import signal
+import subprocess
+import time
 
 import checkpoints
 import pytest
@@ -29,3 +32,27 @@ def test_the_best_method_is_the_default_with_text(flute, tmp_path, method, expec
 def test_rounding_is_the_default_without_text(flute, tmp_path):
     flute("quantize", LLAMA, tmp_path / "out", "--bits", 3)
     assert method_of(tmp_path / "out") == ("rtn", "nf")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_same_command_goes_on_after_a_kill(flute, tmp_path, number):
+    command = ("quantize", LLAMA, tmp_path / "out", *FEW, "--calibration", TEXT)
+    process = flute.start(*command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    unfinished = tmp_path / "out.flute-unfinished"
+    while not (unfinished / "state.json").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(number)
+    message = process.communicate()[1]
+    if process.returncode == 0:
+        pytest.skip("it was done before the signal came")
+    if number == signal.SIGTERM:
+        assert process.returncode == 128 + number
+        assert str(unfinished) in message and "same command" in message
+    assert not (tmp_path / "out").exists()
+
+    report = json.loads(flute(*command, "--json").stdout)
+    assert report["resumed_blocks"] > 0
+    flute("quantize", LLAMA, tmp_path / "whole", *FEW, "--calibration", TEXT)
+    assert shards(tmp_path / "out") == shards(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
