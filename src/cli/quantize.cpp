@@ -32,6 +32,8 @@ struct Options {
   bool dry_run = false, json = false;
 };
 
+bool is_calibrated(std::string_view method) { return method == "gptq" || method == "ldlq"; }
+
 /// What CLI11 cannot check by itself: options that depend on each other.
 void complete(Options& options) {
   io::QuantizeOptions& quantize = options.quantize;
@@ -47,16 +49,17 @@ void complete(Options& options) {
     quantize.bits = io::read_codebook_file(quantize.codebook).bits;
   }
   if (!options.method_given && !options.calibration.empty()) quantize.method = "ldlq";
-  const bool calibrates = quantize.method != "rtn";
+  const bool calibrates = is_calibrated(quantize.method);
   if (calibrates && options.calibration.empty() && !options.dry_run) {
     throw UsageError(fmt::format("--method {}: expected --calibration TEXT, found none", quantize.method));
   }
   if (!calibrates && !options.calibration.empty()) {
-    throw UsageError("--calibration: expected --method gptq or ldlq with it, found rtn, which takes no text");
+    throw UsageError(fmt::format("--calibration: expected --method gptq or ldlq with it, found {}, which takes no text",
+                                 quantize.method));
   }
-  if (quantize.method == "ldlq" && quantize.clip != 1) {
-    throw UsageError(
-        fmt::format("--clip: expected none with ldlq, which searches for the scales, found {}", quantize.clip));
+  if (io::learns_table(quantize.method) && quantize.clip != 1) {
+    throw UsageError(fmt::format("--clip: expected none with {}, which searches for the scales, found {}",
+                                 quantize.method, quantize.clip));
   }
   if (options.target.empty() && !options.dry_run) throw UsageError("target is required unless --dry-run is given");
 }
@@ -97,7 +100,7 @@ int run(const Options& options) {
   double seconds = 0;
   model::CalibratedReport calibrated;
   io::CheckpointReport after;
-  if (options.quantize.method == "rtn") {
+  if (!is_calibrated(options.quantize.method)) {
     ProgressBar bar("quantize");
     after = io::quantize_checkpoint(options.source, options.target, options.quantize, &threads, bar.observer());
     seconds = bar.seconds();
@@ -177,10 +180,12 @@ void add_quantize(CLI::App& app, Command& chosen) {
       command
           ->add_option(
               "--method", quantize.method,
-              "How codes and scales are found: rtn (round to nearest, the default without --calibration), gptq "
-              "(error feedback, any table) or ldlq (scales, table and codes learned; the best, and the default "
-              "with --calibration); gptq and ldlq need it")
-          ->check(CLI::IsMember({"rtn", "gptq", "ldlq"}).description(""))
+              "How codes and scales are found: rtn (round to nearest, the default without --calibration), mse (scales "
+              "and a table for each matrix that leave little squared error in the weights), gptq (error feedback, any "
+              "table) or ldlq (scales, table and codes learned; the best, and the default with --calibration); gptq "
+              "and "
+              "ldlq need it")
+          ->check(CLI::IsMember({"rtn", "mse", "gptq", "ldlq"}).description(""))
           ->type_name("NAME");
   command
       ->add_option("--calibration", options->calibration,

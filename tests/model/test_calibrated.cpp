@@ -272,7 +272,7 @@ TEST(QuantizeCalibrated, RefusesWithWordsAndLeavesNothing) {
             "layer 'model.embed_tokens': expected a linear layer of a block or lm_head, which alone have inputs to "
             "calibrate with: leave it out with --exclude");
   EXPECT_EQ(error_of([&] { io::quantize_checkpoint(source, scratch / "a", options_for("gptq"), nullptr, {}); }),
-            "method: expected rtn, the one that needs no calibration text, found 'gptq'");
+            "method: expected rtn or mse, which need no calibration text, found 'gptq'");
   // Ctrl-C arrives through the progress.
   EXPECT_THROW(quantize_calibrated(source, scratch / "a", options_for("gptq"), {sample_text(), "text", 1024}, nullptr,
                                    [](int64_t done, int64_t, std::string_view) {

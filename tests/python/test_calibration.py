@@ -34,6 +34,16 @@ def test_rounding_is_the_default_without_text(flute, tmp_path):
     assert method_of(tmp_path / "out") == ("rtn", "nf")
 
 
+def test_mse_needs_no_text_and_leaves_less_error(flute, tmp_path):
+    errors = {}
+    for method in ("rtn", "mse"):
+        flute("quantize", LLAMA, tmp_path / method, "--bits", 3, "--method", method, "--layer-bits", "down_proj=4")
+        report = json.loads(flute("inspect", tmp_path / method, "--against", LLAMA, "--json").stdout)
+        errors[method] = {layer["name"]: layer["relative_error"] for layer in report["layers"]}
+    assert method_of(tmp_path / "mse") == ("mse", "learned")
+    assert all(errors["mse"][name] < error for name, error in errors["rtn"].items())
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_same_command_goes_on_after_a_kill(flute, tmp_path, number):
     command = ("quantize", LLAMA, tmp_path / "out", *FEW, "--calibration", TEXT)
