@@ -9,7 +9,7 @@
 #include "base/fail.hpp"
 #include "flute/quantize.hpp"
 #include "flute/threads.hpp"
-#include "quant/nearest.hpp"
+#include "quant/lookup_table.hpp"
 #include "quant/scale_ratios.hpp"
 
 namespace flute {
@@ -19,25 +19,19 @@ constexpr int kSearches = 2;  // of scales, each followed by Lloyd's steps for t
 constexpr int kLloydSteps = 10;
 constexpr int kRounds = 4;  // of least squares: the scales given codes and table, then the table
 
-struct Table {
-  explicit Table(std::vector<float> table) : values(std::move(table)), nearest(values) {}
-  std::vector<float> values;
-  NearestTable nearest;
-};
-
 /// A group's codes under a scale, and the sums that follow from them.
 class Group {
  public:
   explicit Group(int64_t size) : codes_(static_cast<size_t>(size)), zeros_(static_cast<size_t>(size)) {}
 
-  void round(std::span<const float> weights, const Table& table, float scale) {
+  void round(std::span<const float> weights, const LookupTable& table, float scale) {
     nearest_codes(table.nearest, scale == 0 ? zeros_.data() : weights.data(), scale == 0 ? 1.0F : scale, weights.size(),
                   codes_.data());
   }
   std::span<const uint8_t> codes() const { return codes_; }
 
   /// Sum of (w - v s)^2, v the codes' values.
-  double error(std::span<const float> weights, const Table& table, float scale) const {
+  double error(std::span<const float> weights, const LookupTable& table, float scale) const {
     double sum = 0;
     for (size_t i = 0; i < weights.size(); ++i) {
       const float d = weights[i] - table.values[codes_[i]] * scale;
@@ -47,7 +41,7 @@ class Group {
   }
 
   /// The scale of the least error given the codes; `old` where there is none above 0.
-  float best_scale(std::span<const float> weights, const Table& table, float old) const {
+  float best_scale(std::span<const float> weights, const LookupTable& table, float old) const {
     double numerator = 0, denominator = 0;
     for (size_t i = 0; i < weights.size(); ++i) {
       const double v = double{table.values[codes_[i]]};
@@ -74,7 +68,7 @@ class Fit {
         groups_(result.view().groups()),
         scales_(static_cast<size_t>(result.n * groups_)) {}
 
-  /// Absmax scales: quantize_rtn has made them, and checked every weight.
+  /// Of every group, whose weights quantize_rtn has checked.
   void read_absmax() {
     absmax_.resize(scales_.size());
     for_groups([](std::span<const float> weights, float& absmax, Group&,
@@ -82,8 +76,8 @@ class Fit {
                absmax_);
   }
 
-  void search_scales(const Table& table) {
-    float largest = max_magnitude(table.values);
+  void search_scales(const LookupTable& table) {
+    float largest = table.max_magnitude();
     if (!(largest > 0)) largest = 1;  // every weight is 0
     std::vector<float> found = absmax_;
     for_groups(
@@ -105,7 +99,7 @@ class Fit {
   }
 
   /// Each value becomes the best one of the weights that are nearest to it.
-  std::vector<float> lloyd_step(const Table& table) {
+  std::vector<float> lloyd_step(const LookupTable& table) {
     const size_t size = table.values.size();
     const std::vector<double> sums = for_groups(
         [&](std::span<const float> weights, float& scale, Group& group, std::span<double> into) {
@@ -117,16 +111,11 @@ class Fit {
           }
         },
         scales_, 2 * size);
-    std::vector<float> values = table.values;
-    for (size_t i = 0; i < size; ++i) {
-      const double value = sums[size + i] / sums[i];
-      if (sums[i] > 0 && std::isfinite(value)) values[i] = static_cast<float>(value);
-    }
-    return values;
+    return table.means(std::span(sums).first(size), std::span(sums).subspan(size));
   }
 
   /// Each scale becomes the best one given its codes, where that leaves less in the scales' dtype, too.
-  void improve_scales(const Table& table) {
+  void improve_scales(const LookupTable& table) {
     for_groups(
         [&](std::span<const float> weights, float& scale, Group& group, std::span<double>) {
           group.round(weights, table, scale);
@@ -138,7 +127,7 @@ class Fit {
         scales_);
   }
 
-  void store(const Table& table) {
+  void store(const LookupTable& table) {
     const int64_t words = result_.view().words_per_row();
     for_rows([&](int64_t row, std::span<const float> weights, Group& group, std::span<double>) {
       std::vector<uint8_t> codes(weights.size());
@@ -152,12 +141,6 @@ class Fit {
       pack_codes(codes, result_.bits, std::span(result_.codes).subspan(row * words, words));
     });
     result_.codebook = table.values;
-  }
-
-  static float max_magnitude(const std::vector<float>& values) {
-    float largest = 0;
-    for (const float value : values) largest = std::max(largest, std::abs(value));
-    return largest;
   }
 
  private:
@@ -219,16 +202,16 @@ PackedMatrix quantize_mse(const void* weight, DType dtype, int64_t n, int64_t k,
   Fit fit(weight, dtype, result, threads);
   fit.read_absmax();
   std::vector<float> values = codebook.values;
-  fit.search_scales(Table(values));
+  fit.search_scales(LookupTable(values));
   for (int i = 0; i < kSearches; ++i) {
-    for (int step = 0; step < kLloydSteps; ++step) values = fit.lloyd_step(Table(values));
-    fit.search_scales(Table(values));
+    for (int step = 0; step < kLloydSteps; ++step) values = fit.lloyd_step(LookupTable(values));
+    fit.search_scales(LookupTable(values));
   }
   for (int round = 0; round < kRounds; ++round) {
-    fit.improve_scales(Table(values));
-    values = fit.lloyd_step(Table(values));
+    fit.improve_scales(LookupTable(values));
+    values = fit.lloyd_step(LookupTable(values));
   }
-  fit.store(Table(values));
+  fit.store(LookupTable(values));
   return result;
 }
 

@@ -215,6 +215,22 @@ TEST(QuantizeCalibrated, FinishedBlocksOfAnotherRunAreRefused) {
   EXPECT_EQ(run.go().resumed_blocks, 2);
 }
 
+// Two runs at once would mix their files.
+TEST(QuantizeCalibrated, TwoRunsDoNotShareATarget) {
+  const Scratch scratch;
+  const CalibrationText text{sample_text(), "text", 512};
+  std::string message;
+  const auto start = [&](const CalibrationProgress& progress) {
+    quantize_calibrated(examples() / "docs-llama-small", scratch / "a", options_for("gptq"), text, nullptr, progress);
+  };
+  start([&](int64_t, int64_t, std::string_view) {
+    if (message.empty()) message = error_of([&] { start({}); });
+  });
+  EXPECT_EQ(message, (scratch / "a").string() +
+                         ".flute-unfinished: expected no other process at work on the same target, found one");
+  EXPECT_EQ(io::entries(scratch.path()), std::vector<std::string>{"a"});
+}
+
 TEST(QuantizeCalibrated, OverwriteForgetsFinishedBlocksOfAnotherRun) {
   const Scratch scratch;
   Attempt whole{scratch / "whole"};
