@@ -46,6 +46,13 @@ PackedMatrix allocate_packed(int64_t n, int64_t k, int64_t group_size, DType sca
 Codebook fit_kmeans_codebook(const void* weight, DType dtype, int64_t n, int64_t k, int bits, int64_t group_size,
                              ThreadPool* threads = nullptr);
 
+/// Round-to-nearest with scales and table chosen to leave little squared error in the weights: scales by a search over
+/// 29 multiples of absmax, a table of the matrix's own by Lloyd's algorithm from `codebook` (one row) on, in turns,
+/// then both by least squares (docs/quantizers.md). `options.clip` is 1. Deterministic for any number of threads.
+/// Throws as quantize_rtn does.
+PackedMatrix quantize_mse(const void* weight, DType dtype, int64_t n, int64_t k, const Codebook& codebook,
+                          const RtnOptions& options, ThreadPool* threads = nullptr);
+
 /// What calibration knows of a layer's inputs: the sum of x x^T over them.
 class InputMoments {
  public:

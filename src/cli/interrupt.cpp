@@ -18,7 +18,7 @@ void catch_interrupts() {
 }
 
 void check_interrupt() {
-  if (noted_signal != 0) throw Interrupted{noted_signal};
+  if (noted_signal != 0) throw Interrupted{noted_signal, {}};
 }
 
 }  // namespace flute::cli

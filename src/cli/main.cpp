@@ -49,9 +49,10 @@ void add_commands(CLI::App& app, Command& chosen) {
 }
 
 /// The exit code of a command ended by a signal, as a shell would report it.
-int report_interrupt(int signal) {
-  const int code = 128 + signal;
-  if (signal == SIGPIPE) return code;
+int report_interrupt(const Interrupted& interrupt) {
+  const int code = 128 + interrupt.signal;
+  if (interrupt.signal == SIGPIPE) return code;
+  if (!interrupt.kept.empty()) return complain(code, "interrupted; " + interrupt.kept);
   return complain(code, "interrupted; no file was written or changed. Run the same command again to start over.");
 }
 
@@ -105,7 +106,7 @@ int main(int argc, char** argv) {
   } catch (const UsageError& error) {
     return complain(kUsage, error.what());
   } catch (const Interrupted& interrupt) {
-    return report_interrupt(interrupt.signal);
+    return report_interrupt(interrupt);
   } catch (const std::bad_alloc&) {
     return complain(kFailed, "out of memory");
   } catch (const std::exception& error) {  // flute::Error among them

@@ -20,7 +20,7 @@ constexpr int kBarWidth = 24;
 
 std::string amount(double value, Unit unit) {
   if (unit == Unit::kBytes) return human_bytes(value);
-  return human_count(static_cast<int64_t>(value)) + (unit == Unit::kTokens ? " tokens" : " weights");
+  return human_count(static_cast<int64_t>(value)) + " tokens";
 }
 
 double fraction(const ProgressState& state) {
@@ -33,13 +33,13 @@ double fraction(const ProgressState& state) {
 std::string progress_figures(const ProgressState& state, Unit unit) {
   const auto done = static_cast<double>(state.done);
   const auto total = static_cast<double>(state.total);
-  std::string text =
+  const double rate = state.seconds > 0 ? static_cast<double>(state.done - state.at_start) / state.seconds : 0;
+  const std::string left =
+      rate > 0 ? fmt::format("{} left", human_seconds(std::max(0.0, total - done) / rate)) : std::string();
+  if (unit == Unit::kShares) return left;
+  const std::string figures =
       fmt::format("{} of {}", unit == Unit::kBytes ? human_bytes(done) : human_count(state.done), amount(total, unit));
-  if (state.seconds > 0 && state.done > 0) {
-    const double rate = done / state.seconds;
-    text += fmt::format("  {}/s  {} left", amount(rate, unit), human_seconds(std::max(0.0, total - done) / rate));
-  }
-  return text;
+  return rate > 0 ? fmt::format("{}  {}/s  {}", figures, amount(rate, unit), left) : figures;
 }
 
 std::string progress_bar_line(std::string_view title, const ProgressState& state, Unit unit, std::string_view what,
@@ -48,7 +48,8 @@ std::string progress_bar_line(std::string_view title, const ProgressState& state
   const int filled = static_cast<int>(part * kBarWidth);
   std::string bar;
   for (int i = 0; i < kBarWidth; ++i) bar += i < filled ? "█" : "░";
-  std::string line = fmt::format("{} {} {:3.0f} %  {}", title, bar, part * 100, progress_figures(state, unit));
+  std::string line = fmt::format("{} {} {:3.0f} %", title, bar, part * 100);
+  if (const std::string figures = progress_figures(state, unit); !figures.empty()) line += "  " + figures;
   const auto columns = static_cast<size_t>(std::max(width, 1));
   const size_t used = display_width(line);
   constexpr size_t kShortestName = 12;
@@ -57,7 +58,8 @@ std::string progress_bar_line(std::string_view title, const ProgressState& state
 }
 
 std::string progress_log_line(std::string_view title, const ProgressState& state, Unit unit) {
-  return fmt::format("{}: {:.0f} %, {}", title, fraction(state) * 100, progress_figures(state, unit));
+  const std::string figures = progress_figures(state, unit);
+  return fmt::format("{}: {:.0f} %{}{}", title, fraction(state) * 100, figures.empty() ? "" : ", ", figures);
 }
 
 ProgressBar::ProgressBar(std::string title, Unit unit)
@@ -75,9 +77,14 @@ double ProgressBar::seconds() const { return std::chrono::duration<double>(Clock
 
 void ProgressBar::update(int64_t done, int64_t total, std::string_view what) {
   check_interrupt();
+  if (unit_ == Unit::kShares && !first_) first_ = ProgressState{done, total, seconds()};
   const auto now = Clock::now();
   if (now < next_) return;
-  const ProgressState state{done, total, seconds()};
+  ProgressState state{done, total, seconds()};
+  if (first_) {
+    state.seconds -= first_->seconds;
+    state.at_start = first_->done;
+  }
   if (terminal_) {
     const int width = terminal_width(stderr) - 1;  // a full last column would wrap
     fmt::print(stderr, "\r{}\x1b[K", progress_bar_line(title_, state, unit_, what, width));

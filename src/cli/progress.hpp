@@ -2,20 +2,22 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
 namespace flute::cli {
 
 /// What a bar counts.
-enum class Unit { kBytes, kTokens, kWeights };
+enum class Unit { kBytes, kTokens, kShares /* of work, some perhaps of an earlier run */ };
 
 struct ProgressState {
   int64_t done = 0, total = 0;
-  double seconds = 0;  ///< since the start
+  double seconds = 0;    ///< since the start
+  int64_t at_start = 0;  ///< what was done then
 };
 
-/// "1.35 GB of 3.90 GB  421 MB/s  6.1 s left".
+/// "1.35 GB of 3.90 GB  421 MB/s  6.1 s left"; of shares only the time left.
 std::string progress_figures(const ProgressState& state, Unit unit);
 /// One line of at most `width` columns for a terminal: title, bar, percentage, figures and, where it fits, `what`.
 std::string progress_bar_line(std::string_view title, const ProgressState& state, Unit unit, std::string_view what,
@@ -47,6 +49,7 @@ class ProgressBar {
   bool terminal_;
   bool drawn_ = false;
   Clock::time_point start_, next_;
+  std::optional<ProgressState> first_;  // of shares: when work began, and with what done
 };
 
 }  // namespace flute::cli

@@ -7,12 +7,14 @@
 #include <vector>
 
 #include "cli/command.hpp"
+#include "cli/interrupt.hpp"
 #include "cli/layers.hpp"
 #include "cli/options.hpp"
 #include "cli/progress.hpp"
 #include "cli/terminal.hpp"
 #include "cli/text.hpp"
 #include "flute/threads.hpp"
+#include "io/files.hpp"
 #include "io/pipelines.hpp"
 #include "model/calibrated.hpp"
 
@@ -25,10 +27,12 @@ struct Options {
   std::string calibration;
   int64_t calibration_tokens = 65536;
   std::vector<std::string> layer_bits;
-  bool bits_given = false;
+  bool bits_given = false, method_given = false;
   int threads = 0;
   bool dry_run = false, json = false;
 };
+
+bool is_calibrated(std::string_view method) { return method == "gptq" || method == "ldlq"; }
 
 /// What CLI11 cannot check by itself: options that depend on each other.
 void complete(Options& options) {
@@ -44,16 +48,18 @@ void complete(Options& options) {
   if (!options.bits_given && !is_codebook_name(quantize.codebook)) {
     quantize.bits = io::read_codebook_file(quantize.codebook).bits;
   }
-  const bool calibrates = quantize.method != "rtn";
+  if (!options.method_given && !options.calibration.empty()) quantize.method = "ldlq";
+  const bool calibrates = is_calibrated(quantize.method);
   if (calibrates && options.calibration.empty() && !options.dry_run) {
     throw UsageError(fmt::format("--method {}: expected --calibration TEXT, found none", quantize.method));
   }
   if (!calibrates && !options.calibration.empty()) {
-    throw UsageError("--calibration: expected --method gptq or ldlq with it, found rtn, which needs no text");
+    throw UsageError(fmt::format("--calibration: expected --method gptq or ldlq with it, found {}, which takes no text",
+                                 quantize.method));
   }
-  if (quantize.method == "ldlq" && quantize.clip != 1) {
-    throw UsageError(fmt::format("--clip: expected none with --method ldlq, which searches for the scales, found {}",
-                                 quantize.clip));
+  if (io::learns_table(quantize.method) && quantize.clip != 1) {
+    throw UsageError(fmt::format("--clip: expected none with {}, which searches for the scales, found {}",
+                                 quantize.method, quantize.clip));
   }
   if (options.target.empty() && !options.dry_run) throw UsageError("target is required unless --dry-run is given");
 }
@@ -92,21 +98,28 @@ int run(const Options& options) {
   const io::CheckpointReport before = io::inspect_checkpoint(options.source);
   ThreadPool threads(options.threads);
   double seconds = 0;
-  int64_t tokens = 0;
+  model::CalibratedReport calibrated;
   io::CheckpointReport after;
-  if (options.quantize.method == "rtn") {
+  if (!is_calibrated(options.quantize.method)) {
     ProgressBar bar("quantize");
     after = io::quantize_checkpoint(options.source, options.target, options.quantize, &threads, bar.observer());
     seconds = bar.seconds();
   } else {
     const std::string text = read_text(options.calibration, true);
-    ProgressBar bar("quantize", Unit::kWeights);
+    ProgressBar bar("quantize", Unit::kShares);
     const model::CalibrationText calibration{text, options.calibration == "-" ? "standard input" : options.calibration,
                                              options.calibration_tokens};
-    const model::CalibratedReport report = model::quantize_calibrated(options.source, options.target, options.quantize,
-                                                                      calibration, &threads, bar.observer());
-    after = report.checkpoint;
-    tokens = report.tokens;
+    try {
+      calibrated = model::quantize_calibrated(options.source, options.target, options.quantize, calibration, &threads,
+                                              bar.observer());
+    } catch (const Interrupted& interrupt) {
+      const std::filesystem::path folder = model::unfinished_folder(options.target);
+      if (!io::is_folder(folder)) throw;
+      throw Interrupted{interrupt.signal, fmt::format("finished blocks are kept in {}: the same command goes on from "
+                                                      "there",
+                                                      folder.string())};
+    }
+    after = calibrated.checkpoint;
     seconds = bar.seconds();
   }
   const double rate = static_cast<double>(before.bytes) / std::max(seconds, 1e-9);
@@ -116,14 +129,23 @@ int run(const Options& options) {
     json["dry_run"] = false;
     json["seconds"] = seconds;
     json["bytes_per_second"] = rate;
-    if (tokens > 0) json["calibration_tokens"] = tokens;
+    if (calibrated.tokens > 0) {
+      json["calibration_tokens"] = calibrated.tokens;
+      json["resumed_blocks"] = calibrated.resumed_blocks;
+    }
     print_json(json);
     return 0;
   }
   print_summary(before, after);
   print("time         {}, {}/s of input with {} {}\n", human_seconds(seconds), human_bytes(rate), threads.size(),
         threads.size() == 1 ? "thread" : "threads");
-  if (tokens > 0) print("calibration  {} tokens of {}\n", human_count(tokens), options.calibration);
+  if (calibrated.tokens > 0) {
+    print("calibration  {} tokens of {}\n", human_count(calibrated.tokens), options.calibration);
+  }
+  if (calibrated.resumed_blocks > 0) {
+    print("resumed      {} of {} blocks were finished by an earlier run\n", calibrated.resumed_blocks,
+          calibrated.blocks);
+  }
   print("written to   {}\n", options.target);
   return 0;
 }
@@ -154,12 +176,17 @@ void add_quantize(CLI::App& app, Command& chosen) {
                    "Weights that share a scale: 32, 64 (default), 128, 256, or -1 for a whole row")
       ->check(CLI::IsMember({32, 64, 128, 256, -1}).description(""))
       ->type_name("N");
-  command
-      ->add_option("--method", quantize.method,
-                   "How codes and scales are found: rtn (round to nearest, the default), gptq (error feedback, any "
-                   "table) or ldlq (scales, table and codes learned; the best); both need --calibration")
-      ->check(CLI::IsMember({"rtn", "gptq", "ldlq"}).description(""))
-      ->type_name("NAME");
+  CLI::Option* method =
+      command
+          ->add_option(
+              "--method", quantize.method,
+              "How codes and scales are found: rtn (round to nearest, the default without --calibration), mse (scales "
+              "and a table for each matrix that leave little squared error in the weights), gptq (error feedback, any "
+              "table) or ldlq (scales, table and codes learned; the best, and the default with --calibration); gptq "
+              "and "
+              "ldlq need it")
+          ->check(CLI::IsMember({"rtn", "mse", "gptq", "ldlq"}).description(""))
+          ->type_name("NAME");
   command
       ->add_option("--calibration", options->calibration,
                    "UTF-8 text like what the model will read, or - for standard input; a line of one NUL character "
@@ -195,19 +222,22 @@ void add_quantize(CLI::App& app, Command& chosen) {
                    "Other bits for layers whose name matches; the first match wins (may be repeated)")
       ->type_name("REGEX=N")
       ->allow_extra_args(false);
-  command->add_flag("--overwrite", quantize.overwrite, "Replace DST if it exists");
+  command->add_flag("--overwrite", quantize.overwrite,
+                    "Replace DST if it exists, and forget finished blocks of another run for it");
   command->add_flag("--dry-run", options->dry_run, "Show what each layer would become, write nothing");
   add_threads(*command, options->threads);
   add_json(*command, options->json);
   command->footer(
       "--bits 4 alone means NormalFloat, groups of 64, fp16 scales, the linear layers of the blocks; head and\n"
-      "embedding stay. Other files of the folder are carried over.\n\n"
+      "embedding stay. Other files of the folder are carried over. A run with --calibration that was ended early goes\n"
+      "on behind the last finished block when the same command is given again (DST.flute-unfinished holds those).\n\n"
       "Examples:\n"
       "  flute quantize Llama-3-8B Llama-3-8B-nf4 --bits 4\n"
       "  flute quantize Llama-3-8B mixed --bits 3 --codebook kmeans --layer-bits 'down_proj=4' --include lm_head\n"
-      "  flute quantize Llama-3-8B Llama-3-8B-3-bit --bits 3 --method ldlq --calibration text.txt");
-  command->callback([options, bits, &chosen] {
+      "  flute quantize Llama-3-8B Llama-3-8B-3-bit --bits 3 --calibration text.txt");
+  command->callback([options, bits, method, &chosen] {
     options->bits_given = bits->count() > 0;
+    options->method_given = method->count() > 0;
     complete(*options);
     chosen = [options] { return run(*options); };
   });

@@ -16,7 +16,7 @@ namespace flute::cli {
 namespace {
 [[noreturn]] void fail_output() {
   const int error = errno;
-  if (error == EPIPE) throw Interrupted{SIGPIPE};
+  if (error == EPIPE) throw Interrupted{SIGPIPE, {}};
   fail(ErrorCode::kIo, "standard output: cannot write: {}", std::strerror(error));
 }
 }  // namespace

@@ -28,16 +28,6 @@ std::string to_text(const nlohmann::ordered_json& json) { return json.dump(2) + 
   fail_errno(error.path1().empty() ? path : error.path1(), "use", error.code().value());
 }
 
-/// Absolute, links resolved as far as the path exists, no trailing slash.
-fs::path resolved(const fs::path& path) {
-  try {
-    const fs::path result = fs::weakly_canonical(fs::absolute(path)).lexically_normal();
-    return result.has_filename() ? result : result.parent_path();
-  } catch (const fs::filesystem_error& error) {
-    fail_filesystem(error, path);
-  }
-}
-
 bool lies_in(const fs::path& path, const fs::path& folder) {
   return std::mismatch(folder.begin(), folder.end(), path.begin(), path.end()).first == folder.end();
 }
@@ -109,6 +99,15 @@ bool is_weights_file(const fs::path& path) {
 }
 
 }  // namespace
+
+fs::path resolved(const fs::path& path) {
+  try {
+    const fs::path result = fs::weakly_canonical(fs::absolute(path)).lexically_normal();
+    return result.has_filename() ? result : result.parent_path();
+  } catch (const fs::filesystem_error& error) {
+    fail_filesystem(error, path);
+  }
+}
 
 OutputFolder::OutputFolder(const Checkpoint& source, const fs::path& target, bool overwrite)
     : source_(source), target_(resolved(target)) {

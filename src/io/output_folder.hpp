@@ -10,6 +10,9 @@
 
 namespace flute::io {
 
+/// Absolute, links resolved as far as the path exists, no trailing slash.
+std::filesystem::path resolved(const std::filesystem::path& path);
+
 /// A checkpoint folder in the making. Everything is written to a temporary folder beside the target
 /// (`<target>.flute-tmp-<n>`), which takes the target's name in commit(). Destroyed before that, it takes the temporary
 /// folder with it. A killed process leaves its temporary folder behind but never a half target; whoever next writes to

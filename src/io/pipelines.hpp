@@ -21,7 +21,7 @@ struct QuantizeOptions {
   int bits = 4;
   std::string codebook = "nf";  ///< nf, int, fp (or a variant), kmeans, or a path to a codebook file
   int64_t group_size = 64;
-  std::string method = "rtn";  ///< or gptq, ldlq, which need calibration (model/calibrated.hpp)
+  std::string method = "rtn";  ///< or mse; or gptq, ldlq, which need calibration (model/calibrated.hpp)
   DType scale_dtype = DType::kF16;
   float clip = 1.0f;
   std::vector<std::string> include;  ///< regexes (ECMAScript, searched): also quantize matching 2-D weights
@@ -55,13 +55,16 @@ struct CheckpointReport {
 /// The names that QuantizeOptions::codebook may have; anything else is a path.
 std::vector<std::string_view> codebook_names();
 
+/// Does the method (mse, ldlq) make scales and tables of its own, beginning with QuantizeOptions::codebook?
+bool learns_table(std::string_view method);
+
 /// What quantize_checkpoint would do; touches nothing.
 CheckpointReport plan_quantization(const std::filesystem::path& source, const QuantizeOptions& options);
 
 /// Quantizes `source` to `target`: a temporary folder beside the target, renamed at the end; removed on any error.
-/// Memory holds a few megabytes of weights at a time. Other files of the folder are carried over. Whatever ends the
-/// process, there is a whole target or none; it is not flushed to the disk (as with cp, a power failure in the next
-/// seconds may still lose it).
+/// Memory holds a few megabytes of weights at a time, with method mse one quantized layer. Other files of the folder
+/// are carried over. Whatever ends the process, there is a whole target or none; it is not flushed to the disk (as with
+/// cp, a power failure in the next seconds may still lose it).
 CheckpointReport quantize_checkpoint(const std::filesystem::path& source, const std::filesystem::path& target,
                                      const QuantizeOptions& options, ThreadPool* threads, const Progress& progress);
 

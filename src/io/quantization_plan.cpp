@@ -102,7 +102,7 @@ class Planner {
     check_source();
     QuantizationPlan plan;
     plan.config.common = {options_.bits, options_.group_size,
-                          options_.method == "ldlq" ? "learned" : codebooks_.label()};
+                          learns_table(options_.method) ? "learned" : codebooks_.label()};
     plan.config.scale_dtype = dtype_name(options_.scale_dtype);
     plan.config.method = options_.method;
     for (const SafetensorsFile& file : source_.shards()) {
@@ -122,11 +122,13 @@ class Planner {
 
  private:
   void check_options() const {
-    if (options_.method != "rtn" && options_.method != "gptq" && options_.method != "ldlq") {
-      fail(ErrorCode::kInvalidArgument, "method: expected rtn, gptq or ldlq, found '{}'", printable(options_.method));
+    constexpr std::array<std::string_view, 4> kMethods = {"rtn", "mse", "gptq", "ldlq"};
+    if (std::find(kMethods.begin(), kMethods.end(), options_.method) == kMethods.end()) {
+      fail(ErrorCode::kInvalidArgument, "method: expected rtn, mse, gptq or ldlq, found '{}'",
+           printable(options_.method));
     }
-    if (options_.method == "ldlq" && options_.clip != 1) {
-      fail(ErrorCode::kInvalidArgument, "clip: expected 1, since ldlq searches for the scales, found {}",
+    if (learns_table(options_.method) && options_.clip != 1) {
+      fail(ErrorCode::kInvalidArgument, "clip: expected 1, since {} searches for the scales, found {}", options_.method,
            options_.clip);
     }
     if (!(options_.clip > 0 && options_.clip <= 1)) {
@@ -203,6 +205,8 @@ class Planner {
 };
 
 }  // namespace
+
+bool learns_table(std::string_view method) { return method == "mse" || method == "ldlq"; }
 
 std::vector<std::string_view> codebook_names() {
   std::vector<std::string_view> names = flute::codebook_names();

@@ -36,10 +36,18 @@ class Quantizer {
     const Codebook codebook = codebooks_.is_fitted()
                                   ? fit_kmeans_codebook(weight, dtype, n, k, bits, group_size, threads_)
                                   : codebooks_.make(bits, planned.prefix);
-    writer.write(index + 2, std::as_bytes(std::span(codebook.values)));
-
     const RtnOptions rtn{group_size, options_.scale_dtype, codebook_max_magnitude(codebook, codebooks_.is_int()),
                          options_.clip};
+    if (options_.method == "mse") {
+      const PackedMatrix matrix = quantize_mse(weight, dtype, n, k, codebook, rtn, threads_);
+      writer.write(index, std::as_bytes(std::span(matrix.codes)));
+      writer.write(index + 1, matrix.scales);
+      writer.write(index + 2, std::as_bytes(std::span(matrix.codebook)));
+      release_pages(tensor.data);
+      meter_.add(static_cast<int64_t>(tensor.data.size()), planned.prefix);
+      return;
+    }
+    writer.write(index + 2, std::as_bytes(std::span(codebook.values)));
     const int64_t row_bytes = k * static_cast<int64_t>(dtype_size(dtype));
     PackedMatrix chunk = allocate_packed(std::clamp<int64_t>(kChunkBytes / row_bytes, 1, n), k, group_size,
                                          options_.scale_dtype, codebook);
@@ -84,8 +92,8 @@ CheckpointReport plan_quantization(const std::filesystem::path& source_path, con
 
 CheckpointReport quantize_checkpoint(const std::filesystem::path& source_path, const std::filesystem::path& target,
                                      const QuantizeOptions& options, ThreadPool* threads, const Progress& progress) {
-  if (options.method != "rtn") {
-    fail(ErrorCode::kInvalidArgument, "method: expected rtn, the one that needs no calibration text, found '{}'",
+  if (options.method != "rtn" && options.method != "mse") {
+    fail(ErrorCode::kInvalidArgument, "method: expected rtn or mse, which need no calibration text, found '{}'",
          printable(options.method));
   }
   const CodebookSource codebooks(options.codebook);

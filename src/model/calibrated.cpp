@@ -10,6 +10,7 @@
 #include "io/files.hpp"
 #include "io/quantized_output.hpp"
 #include "model/blocks.hpp"
+#include "model/calibrated_blocks.hpp"
 #include "model/model.hpp"
 #include "model/tokenizer.hpp"
 #include "model/unicode.hpp"
@@ -18,6 +19,14 @@ namespace flute::model {
 namespace {
 
 constexpr int64_t kWindow = 512;
+constexpr int64_t kShares = 1'000'000;  // of the work, which progress is reported in
+
+/// Layers of a block that have their inputs in common.
+struct LayerGroup {
+  std::vector<std::string> names;
+  int64_t k;         // inputs
+  double to_inputs;  // multiply-adds a token from the block's step before to these inputs
+};
 
 /// Windows of `length` tokens, as many as there are up to `wanted` tokens, evenly over the text.
 std::vector<int32_t> calibration_ids(const Blocks& blocks, const std::filesystem::path& folder,
@@ -55,9 +64,11 @@ class Calibration {
       : options_(options),
         threads_(threads),
         progress_(progress),
+        target_(target),
         blocks_(source, threads),
         output_(blocks_.checkpoint, target, options),
         length_(std::min(kWindow, blocks_.config.max_position_embeddings)),
+        text_(text),
         ids_(calibration_ids(blocks_, blocks_.checkpoint.folder(), text, length_)),
         windows_(static_cast<int64_t>(ids_.size()) / length_),
         activations_(blocks_.config, length_),
@@ -73,10 +84,27 @@ class Calibration {
       const auto begin = static_cast<size_t>(i * length_);
       blocks_.embed(std::span(ids_).subspan(begin, static_cast<size_t>(length_)), hidden_.get() + i * length_ * width);
     }
-    for (int64_t layer = 0; layer < blocks_.config.num_layers; ++layer) run_block(layer);
-    run_head();
+    const std::span<float> hidden(hidden_.get(), static_cast<size_t>(windows_ * length_ * width));
+    FinishedBlocks finished(target_, identity(hidden), options_.scale_dtype, options_.overwrite);
     CalibratedReport report;
+    report.blocks = blocks_.config.num_layers;
+    report.resumed_blocks = finished.count();
+    if (finished.count() > 0) finished.read_activations(hidden);
+    for (int64_t layer = 0; layer < finished.count(); ++layer) {
+      for (const io::PlannedTensor* planned : planned_layers(layer))
+        output_.write(*planned, finished.read(layer, *planned));
+      done_ += block_work(layer);
+    }
+    report_progress(0, "");
+    for (int64_t layer = finished.count(); layer < blocks_.config.num_layers; ++layer) {
+      run_block(layer);
+      finished.add(planned_layers(layer), quantized_, hidden);
+      quantized_.clear();
+    }
+    run_head();
     report.checkpoint = output_.finish([this](std::string_view what) { report_progress(0, what); });
+    finished.remove();
+    if (progress_) progress_(kShares, kShares, "");
     report.tokens = windows_ * length_;
     return report;
   }
@@ -87,18 +115,68 @@ class Calibration {
     return config;
   }
 
-  static std::array<std::vector<std::string>, 4> layer_names(int64_t layer) {
+  std::array<LayerGroup, 4> groups(int64_t layer) const {
     const std::string prefix = fmt::format("model.layers.{}.", layer);
-    return {{{prefix + "self_attn.q_proj", prefix + "self_attn.k_proj", prefix + "self_attn.v_proj"},
-             {prefix + "self_attn.o_proj"},
-             {prefix + "mlp.gate_proj", prefix + "mlp.up_proj"},
-             {prefix + "mlp.down_proj"}}};
+    const io::ModelConfig& config = blocks_.config;
+    const int64_t width = config.hidden_size, attention_width = config.num_heads * config.head_dim;
+    return {{{{prefix + "self_attn.q_proj", prefix + "self_attn.k_proj", prefix + "self_attn.v_proj"}, width, 0},
+             {{prefix + "self_attn.o_proj"}, attention_width, attention_work()},
+             {{prefix + "mlp.gate_proj", prefix + "mlp.up_proj"}, width, 0},
+             {{prefix + "mlp.down_proj"}, config.intermediate_size, mlp_work()}}};
   }
+
+  std::vector<const io::PlannedTensor*> planned_layers(int64_t layer) const {
+    std::vector<const io::PlannedTensor*> result;
+    for (const LayerGroup& group : groups(layer)) {
+      for (const std::string& name : group.names) {
+        if (const io::PlannedTensor* planned = output_.find(name)) result.push_back(planned);
+      }
+    }
+    return result;
+  }
+
+  /// `input` are the activations before the first block.
+  CalibratedRun identity(std::span<const float> input) const {
+    CalibratedRun run;
+    const io::CodebookSource codebooks(options_.codebook);
+    run.arguments = {{"flute", FLUTE_VERSION},
+                     {"method", options_.method},
+                     {"bits", options_.bits},
+                     {"codebook", codebooks.label()},
+                     {"group-size", options_.group_size},
+                     {"scale-dtype", dtype_name(options_.scale_dtype)},
+                     {"clip", options_.clip},
+                     {"include", options_.include},
+                     {"exclude", options_.exclude},
+                     {"layer-bits", options_.layer_bits},
+                     {"calibration-tokens", text_.tokens}};
+    if (codebooks.label().starts_with("file:")) {  // which says nothing of what is in it
+      run.arguments["codebook values"] = codebooks.make(options_.bits, "--bits").values;
+    }
+    run.text = digest(std::as_bytes(std::span(text_.text)));
+    const std::string config = blocks_.checkpoint.config().dump();
+    run.input = digest(std::as_bytes(std::span(config)), digest(std::as_bytes(input)));
+    run.of_block = [this](int64_t block) {
+      const std::string prefix = fmt::format("model.layers.{}.", block);
+      uint64_t sum = 0;  // of any order: the same model may come in other shards
+      for (const io::SafetensorsFile& shard : blocks_.checkpoint.shards()) {
+        for (const io::TensorView& tensor : shard.tensors()) {
+          if (!tensor.name.starts_with(prefix)) continue;
+          sum += digest(std::as_bytes(std::span(tensor.name)), digest(tensor.data));
+          io::release_pages(tensor.data);
+        }
+      }
+      return sum;
+    };
+    return run;
+  }
+
+  LayerGroup head() const { return {{"lm_head"}, blocks_.config.hidden_size, 0}; }
 
   void check_layers() {
     std::set<std::string> known = {"lm_head"};
     for (int64_t layer = 0; layer < blocks_.config.num_layers; ++layer) {
-      for (const auto& names : layer_names(layer)) known.insert(names.begin(), names.end());
+      for (const LayerGroup& group : groups(layer)) known.insert(group.names.begin(), group.names.end());
     }
     for (const std::string& name : output_.layers()) {
       if (!known.contains(name)) {
@@ -107,21 +185,62 @@ class Calibration {
              "leave it out with --exclude",
              io::printable(name));
       }
-      total_ += output_.find(name)->source->shape[0] * output_.find(name)->source->shape[1];
     }
+    for (int64_t layer = 0; layer < blocks_.config.num_layers; ++layer) total_ += block_work(layer);
+    total_ += group_work(head());
   }
 
-  void report_progress(int64_t done, std::string_view what) {
-    done_ += done;
-    if (progress_) progress_(done_, total_, what);
+  // Work in multiply-adds, with which its time grows: those a token takes,
+  double attention_work() const {
+    const io::ModelConfig& config = blocks_.config;
+    const double projected = static_cast<double>((config.num_heads + 2 * config.num_kv_heads) * config.head_dim);
+    const double attention = static_cast<double>(config.num_heads * config.head_dim * length_);  // of half the window
+    return projected * static_cast<double>(config.hidden_size) + attention;
+  }
+  double output_work() const {
+    return static_cast<double>(blocks_.config.num_heads * blocks_.config.head_dim * blocks_.config.hidden_size);
+  }
+  double mlp_work() const {
+    return 2.0 * static_cast<double>(blocks_.config.hidden_size) *
+           static_cast<double>(blocks_.config.intermediate_size);
+  }
+  static double moments_work(const LayerGroup& group) {
+    return 0.5 * static_cast<double>(group.k) * static_cast<double>(group.k);
+  }
+  // those of a whole layer, group or block.
+  double layer_work(const io::PlannedTensor& planned) const {
+    const double n = static_cast<double>(planned.source->shape[0]), k = static_cast<double>(planned.source->shape[1]);
+    return (options_.method == "gptq" ? 0.5 : 25.0) * n * k * k;
+  }
+  double group_work(const LayerGroup& group) const {
+    double layers = 0;
+    for (const std::string& name : group.names) {
+      if (const io::PlannedTensor* planned = output_.find(name)) layers += layer_work(*planned);
+    }
+    return layers > 0 ? layers + tokens() * (group.to_inputs + moments_work(group)) : 0;
+  }
+  double block_work(int64_t layer) const {
+    double work = tokens() * (attention_work() + output_work() + 1.5 * mlp_work());
+    for (const LayerGroup& group : groups(layer)) work += group_work(group);
+    return work;
+  }
+  double tokens() const { return static_cast<double>(windows_ * length_); }
+
+  void report_progress(double work, std::string_view what) {
+    done_ += work;
+    // Sums of fractions end near the total; only finish() says that all is done.
+    const auto shares = static_cast<int64_t>(done_ / total_ * static_cast<double>(kShares));
+    if (progress_) progress_(std::min(shares, kShares - 1), kShares, what);
   }
 
-  /// Quantizes those of `names` that the plan has, given `collect`, which adds all their inputs to the moments.
+  /// Quantizes those of the group's layers that the plan has, given `collect`, which adds all their inputs to the
+  /// moments.
   template <typename Collect>
-  void quantize(const std::vector<std::string>& names, int64_t k, const Collect& collect) {
+  void quantize(const LayerGroup& group, const Collect& collect) {
+    const std::vector<std::string>& names = group.names;
     const bool any = std::any_of(names.begin(), names.end(), [&](const auto& name) { return output_.find(name); });
     if (!any) return;
-    InputMoments moments(k);
+    InputMoments moments(group.k);
     collect(moments);
     try {
       const CalibratedQuantizer quantizer(std::move(moments), threads_);
@@ -146,26 +265,33 @@ class Calibration {
                                                     : quantizer.ldlq(tensor.data.data(), dtype, n, codebook, options);
     output_.write(planned, matrix);
     io::release_pages(tensor.data);
-    report_progress(n * tensor.shape[1], planned.prefix);
+    report_progress(layer_work(planned), planned.prefix);
     quantized_.insert_or_assign(planned.prefix, std::move(matrix));
   }
 
-  /// `step` with each window's hidden rows in activations_, which are stored again where `keep`.
+  /// `step`, which takes `work` a token, with each window's hidden rows in activations_, which are stored again where
+  /// `keep`.
   template <typename Step>
-  void for_windows(bool keep, std::string_view what, const Step& step) {
+  void for_windows(bool keep, double work, std::string_view what, const Step& step) {
     const int64_t count = length_ * blocks_.config.hidden_size;
+    report_progress(0, what);
     for (int64_t i = 0; i < windows_; ++i) {
-      report_progress(0, what);
       std::copy_n(hidden_.get() + i * count, count, activations_.hidden.get());
       step();
       if (keep) std::copy_n(activations_.hidden.get(), count, hidden_.get() + i * count);
+      report_progress(work * static_cast<double>(length_), what);
     }
   }
 
+  template <typename Step>
+  void for_windows_of(const LayerGroup& group, std::string_view what, const Step& step) {
+    for_windows(false, group.to_inputs + moments_work(group), what, step);
+  }
+
   void run_block(int64_t layer) {
-    const io::ModelConfig& config = blocks_.config;
-    const int64_t m = length_, width = config.hidden_size, mlp_width = config.intermediate_size;
-    const auto [qkv, output, gate_up, down] = layer_names(layer);
+    const int64_t m = length_;
+    const std::array<LayerGroup, 4> of_layer = groups(layer);
+    const LayerGroup &qkv = of_layer[0], &output = of_layer[1], &gate_up = of_layer[2], &down = of_layer[3];
     Activations& a = activations_;
     Block block = blocks_.read_block(layer);
     const auto attend = [&] {
@@ -173,55 +299,53 @@ class Calibration {
       cache_.clear();
       blocks_.attend_rows(block, layer, 0, m, rope_table_, cache_, a);
     };
-    quantize(qkv, width, [&](InputMoments& moments) {
-      for_windows(false, "inputs of attention", [&] {
+    quantize(qkv, [&](InputMoments& moments) {
+      for_windows_of(qkv, "inputs of attention", [&] {
         blocks_.norm_for_attention(block, m, a);
-        moments.add(a.normed.get(), width, m, threads_);
+        moments.add(a.normed.get(), qkv.k, m, threads_);
       });
     });
     block = blocks_.read_block(layer, &quantized_);
-    const int64_t attention_width = config.num_heads * config.head_dim;
-    quantize(output, attention_width, [&](InputMoments& moments) {
-      for_windows(false, "outputs of attention", [&] {
+    quantize(output, [&](InputMoments& moments) {
+      for_windows_of(output, "outputs of attention", [&] {
         attend();
-        moments.add(a.attention.get(), attention_width, m, threads_);
+        moments.add(a.attention.get(), output.k, m, threads_);
       });
     });
     block = blocks_.read_block(layer, &quantized_);
-    for_windows(true, "attention", [&] {
+    for_windows(true, attention_work() + output_work(), "attention", [&] {
       attend();
       blocks_.add_attention(block, m, a);
     });
-    quantize(gate_up, width, [&](InputMoments& moments) {
-      for_windows(false, "inputs of the MLP", [&] {
+    quantize(gate_up, [&](InputMoments& moments) {
+      for_windows_of(gate_up, "inputs of the MLP", [&] {
         blocks_.norm_for_mlp(block, m, a);
-        moments.add(a.normed.get(), width, m, threads_);
+        moments.add(a.normed.get(), gate_up.k, m, threads_);
       });
     });
     block = blocks_.read_block(layer, &quantized_);
-    quantize(down, mlp_width, [&](InputMoments& moments) {
-      for_windows(false, "activations of the MLP", [&] {
+    quantize(down, [&](InputMoments& moments) {
+      for_windows_of(down, "activations of the MLP", [&] {
         blocks_.norm_for_mlp(block, m, a);
         blocks_.activate_mlp(block, m, a);
-        moments.add(a.gate_up.get(), 2 * mlp_width, m, threads_);
+        moments.add(a.gate_up.get(), 2 * down.k, m, threads_);
       });
     });
     block = blocks_.read_block(layer, &quantized_);
-    for_windows(true, "MLP", [&] {
+    for_windows(true, 1.5 * mlp_work(), "MLP", [&] {
       blocks_.norm_for_mlp(block, m, a);
       blocks_.activate_mlp(block, m, a);
       blocks_.add_mlp(block, m, a);
     });
-    quantized_.clear();
   }
 
   void run_head() {
     const std::vector<float> norm = blocks_.read_norm("model.norm");
-    const int64_t width = blocks_.config.hidden_size;
-    quantize({"lm_head"}, width, [&](InputMoments& moments) {
-      for_windows(false, "inputs of the head", [&] {
+    const LayerGroup group = head();
+    quantize(group, [&](InputMoments& moments) {
+      for_windows_of(group, "inputs of the head", [&] {
         blocks_.norm_rows(activations_.hidden.get(), norm, length_, activations_.normed.get());
-        moments.add(activations_.normed.get(), width, length_, threads_);
+        moments.add(activations_.normed.get(), group.k, length_, threads_);
       });
     });
   }
@@ -229,9 +353,11 @@ class Calibration {
   const io::QuantizeOptions& options_;
   ThreadPool* threads_;
   const CalibrationProgress& progress_;
+  std::filesystem::path target_;
   Blocks blocks_;
   io::QuantizedOutput output_;
   int64_t length_;  // of a window
+  const CalibrationText& text_;
   std::vector<int32_t> ids_;
   int64_t windows_;
   Activations activations_;  // of one window
@@ -239,7 +365,7 @@ class Calibration {
   RopeTable rope_table_;
   std::unique_ptr<float[]> hidden_;  // [windows, length, hidden_size], what the block in hand gets
   PackedLayers quantized_;           // of the block in hand
-  int64_t done_ = 0, total_ = 0;     // weights
+  double done_ = 0, total_ = 0;      // work
 };
 
 }  // namespace

@@ -98,12 +98,6 @@ class StripMatrix {
   std::vector<std::optional<Strip>> strips_;
 };
 
-float max_magnitude(const std::vector<float>& values) {
-  float result = 0;
-  for (const float value : values) result = std::max(result, std::abs(value));
-  return result;
-}
-
 /// Lloyd's algorithm from `table` on, the weights divided by their scales, each counted with H_jj s^2. Ends with a
 /// largest magnitude of 1.
 std::vector<float> fit_table(StripMatrix& matrix, std::vector<float> table) {
@@ -113,12 +107,9 @@ std::vector<float> fit_table(StripMatrix& matrix, std::vector<float> table) {
     const std::vector<double> sums = matrix.sum(2 * size, [&](Strip& strip, std::span<double> into) {
       strip.add_lloyd_sums(lookup, into.first(size), into.subspan(size));
     });
-    for (size_t i = 0; i < size; ++i) {
-      const double value = sums[size + i] / sums[i];
-      if (sums[i] > 0 && std::isfinite(value)) table[i] = static_cast<float>(value);
-    }
+    table = lookup.means(std::span(sums).first(size), std::span(sums).subspan(size));
   }
-  const float largest = max_magnitude(table);
+  const float largest = LookupTable(table).max_magnitude();
   if (!(largest > 0)) return table;
   for (float& value : table) value /= largest;
   return table;
@@ -244,7 +235,7 @@ PackedMatrix CalibratedQuantizer::ldlq(const void* weight, DType dtype, int64_t 
   search();
   for (int i = 0; i < kSearches; ++i) {
     learned.values = fit_table(matrix, std::move(learned.values));
-    largest = max_magnitude(learned.values);
+    largest = LookupTable(learned.values).max_magnitude();
     if (!(largest > 0)) largest = 1;  // every weight is 0
     search();
   }

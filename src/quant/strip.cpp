@@ -7,14 +7,13 @@
 
 #include "base/fail.hpp"
 #include "quant/products.hpp"
+#include "quant/scale_ratios.hpp"
 
 namespace flute {
 namespace {
 
 using Lanes = std::array<float, kLanes>;
 
-constexpr int kRatios = 29;
-constexpr float kFirstRatio = 0.4F, kLastRatio = 1.1F;
 constexpr int64_t kSearchSpan = 256;      // of a group, in the scale search
 constexpr int64_t kBlock = kProductUnit;  // inputs between two products that carry errors to all others
 
@@ -81,8 +80,8 @@ void Strip::search_scales(const LookupTable& table, float max_magnitude) {
     const int64_t begin = g * context_->group, size = context_->group_end(g) - begin;
     std::array<double, kLanes> least;
     least.fill(std::numeric_limits<double>::infinity());
-    for (int ratio = 0; ratio < kRatios; ++ratio) {
-      const float factor = kFirstRatio + (kLastRatio - kFirstRatio) * static_cast<float>(ratio) / (kRatios - 1);
+    for (int ratio = 0; ratio < kScaleRatios; ++ratio) {
+      const float factor = scale_ratio(ratio);
       Lanes scales;
       for (int64_t lane = 0; lane < kLanes; ++lane) scales[lane] = round_scale(absmax[index(g, lane)] * factor);
       for (int64_t j = 0; j < size; ++j) {

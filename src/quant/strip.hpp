@@ -5,7 +5,7 @@
 
 #include "flute/dtype.hpp"
 #include "quant/feedback_factor.hpp"
-#include "quant/nearest.hpp"
+#include "quant/lookup_table.hpp"
 
 namespace flute {
 
@@ -21,13 +21,6 @@ struct StripContext {
   const FeedbackFactor* factor = nullptr;
   int64_t group_end(int64_t g) const { return (g + 1) * group < k ? (g + 1) * group : k; }
   float square(int64_t input) const { return moments[input * k + input]; }
-};
-
-/// A table as the strips use it.
-struct LookupTable {
-  explicit LookupTable(std::vector<float> table) : values(std::move(table)), nearest(values) {}
-  std::vector<float> values;
-  NearestTable nearest;
 };
 
 /// kLanes rows of a matrix, transposed; those that the matrix lacks are zero. Members' functions run on one thread.

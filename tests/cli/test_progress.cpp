@@ -16,6 +16,19 @@ TEST(Progress, RateAndTimeLeft) {
   EXPECT_EQ(progress_figures({512, 1024, 0.5}, Unit::kTokens), "512 of 1,024 tokens  1,024 tokens/s  0.50 s left");
 }
 
+// Shares of the work are for the percentage and the time left, not to be read themselves.
+TEST(Progress, SharesAreNotShown) {
+  EXPECT_EQ(progress_figures({250'000, 1'000'000, 2.0}, Unit::kShares), "6.00 s left");
+  EXPECT_EQ(progress_log_line("quantize", {250'000, 1'000'000, 2.0}, Unit::kShares), "quantize: 25 %, 6.00 s left");
+  EXPECT_EQ(progress_log_line("quantize", {0, 1'000'000, 2.0}, Unit::kShares), "quantize: 0 %");
+}
+
+// A run that goes on where another ended: what that one did took this one no time.
+TEST(Progress, TimeLeftIsOfThisRunsOwnWork) {
+  EXPECT_EQ(progress_figures({750'000, 1'000'000, 2.0, 500'000}, Unit::kShares), "2.00 s left");
+  EXPECT_EQ(progress_figures({500'000, 1'000'000, 2.0, 500'000}, Unit::kShares), "");
+}
+
 TEST(Progress, NothingDoneYetPromisesNothing) {
   EXPECT_EQ(progress_figures({0, 10'000, 3.0}, Unit::kBytes), "0 B of 10.0 kB");
   EXPECT_EQ(progress_figures({0, 0, 0.0}, Unit::kBytes), "0 B of 0 B");

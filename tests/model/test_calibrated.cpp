@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -101,6 +102,171 @@ TEST(QuantizeCalibrated, TakesTheSameChoiceOfLayers) {
   EXPECT_GT(perplexity_of(scratch / "a"), 1.0);
 }
 
+// Someone who watches sees it move while statistics are collected, too, and never back or past the end.
+TEST(QuantizeCalibrated, ProgressMovesInEveryPass) {
+  const Scratch scratch;
+  std::map<std::string, int64_t> moved;  // by what was in hand
+  int64_t last = 0, end = 0;
+  quantize_calibrated(examples() / "docs-llama-small", scratch / "a", options_for("gptq"),
+                      {sample_text(), "text", 2048}, nullptr, [&](int64_t done, int64_t total, std::string_view what) {
+                        EXPECT_GE(done, last) << what;
+                        EXPECT_LE(done, total) << what;
+                        moved[std::string(what)] += done - last;
+                        last = done;
+                        end = total;
+                      });
+  EXPECT_EQ(last, end);
+  for (const char* what : {"inputs of attention", "outputs of attention", "attention", "inputs of the MLP",
+                           "activations of the MLP", "MLP", "model.layers.1.mlp.down_proj"}) {
+    EXPECT_GT(moved[what], 0) << what;
+  }
+}
+
+/// A calibrated run of docs-llama-small (4 blocks), or of `source`, ended at the first sign of block `stop`.
+struct Attempt {
+  Path target;
+  io::QuantizeOptions options = options_for("gptq");
+  std::string text = sample_text();
+  Path source = examples() / "docs-llama-small";
+  std::vector<std::string> seen = {};  // what was in hand
+
+  CalibratedReport go(const std::string& stop = "none") {
+    seen.clear();
+    return quantize_calibrated(source, target, options, {text, "text", 1024}, nullptr,
+                               [&](int64_t, int64_t, std::string_view what) {
+                                 seen.emplace_back(what);
+                                 if (what.starts_with(stop)) throw std::runtime_error("stop");
+                               });
+  }
+  void stop_at(const std::string& what) { EXPECT_THROW(go(what), std::runtime_error); }
+  std::string error() {
+    return error_of([&] { go(); });
+  }
+};
+
+void expect_same_files(const Path& found, const Path& expected) {
+  ASSERT_EQ(io::entries(found), io::entries(expected));
+  for (const std::string& file : io::entries(expected)) {
+    EXPECT_TRUE(io::get(found / file) == io::get(expected / file)) << file;
+  }
+}
+
+// Hours of work survive the end of a process, and the result does not show that there was one.
+TEST(QuantizeCalibrated, GoesOnBehindTheLastFinishedBlock) {
+  for (const char* method : {"gptq", "ldlq"}) {
+    const Scratch scratch;
+    Attempt whole{scratch / "whole", options_for(method)};
+    whole.options.include = {"lm_head"};
+    EXPECT_EQ(whole.go().resumed_blocks, 0);
+    Attempt run{scratch / "a", whole.options};
+    run.stop_at("model.layers.1.mlp");
+    EXPECT_EQ(io::entries(scratch.path()), (std::vector<std::string>{"a.flute-unfinished", "whole"}));
+    run.stop_at("lm_head");
+    EXPECT_TRUE(std::none_of(run.seen.begin(), run.seen.end(),
+                             [](const std::string& what) { return what.starts_with("model.layers.0."); }));
+    const CalibratedReport report = run.go();
+    EXPECT_EQ(report.resumed_blocks, 4);
+    EXPECT_EQ(report.blocks, 4);
+    EXPECT_TRUE(std::none_of(run.seen.begin(), run.seen.end(),
+                             [](const std::string& what) { return what.ends_with("_proj"); }));
+    EXPECT_EQ(io::entries(scratch.path()), (std::vector<std::string>{"a", "whole"}));
+    expect_same_files(scratch / "a", scratch / "whole");
+  }
+}
+
+// Blocks of two runs never meet in one checkpoint.
+TEST(QuantizeCalibrated, FinishedBlocksOfAnotherRunAreRefused) {
+  const Scratch scratch;
+  Attempt run{scratch / "a"};
+  run.stop_at("model.layers.2.");
+  const std::string where = (scratch / "a").string() + ".flute-unfinished: ";
+  const std::string advice = "; go on with what the folder was made with, or begin anew with --overwrite";
+
+  Attempt bits = run;
+  bits.options.bits = 2;
+  bits.options.exclude = {"k_proj"};
+  EXPECT_EQ(bits.error(), where +
+                              "expected finished blocks of the same arguments, found others: bits (3, now 2), exclude "
+                              "([], now [\"k_proj\"])" +
+                              advice);
+  Attempt text = run;
+  text.text.back() = text.text.back() == 'x' ? 'y' : 'x';
+  EXPECT_EQ(text.error(), where + "expected finished blocks of the same calibration text, found another's" + advice);
+
+  // The same names, shapes and config.json; one weight of a finished block, or of the embedding, is another.
+  for (const char* tensor : {"model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight"}) {
+    Attempt source = run;
+    source.source = scratch / "other";
+    std::filesystem::copy(run.source, source.source);
+    const io::Checkpoint checkpoint = io::Checkpoint::open(run.source);
+    const Path shard = checkpoint.file_of(tensor).filename();
+    const std::span<const std::byte> data = checkpoint.at(tensor).data;
+    std::string bytes = io::get(source.source / shard);
+    const size_t at = bytes.find(std::string(reinterpret_cast<const char*>(data.data()), data.size()));
+    ASSERT_NE(at, std::string::npos);
+    // The embedding: all of its rows' first weights, since the text has few of its tokens.
+    for (size_t i = at; i < at + data.size(); i += 512) bytes[i] = static_cast<char>(bytes[i] ^ 1);
+    io::put(source.source / shard, bytes);
+    EXPECT_EQ(source.error(), where + "expected finished blocks of the same source model, found another's" + advice);
+    std::filesystem::remove_all(source.source);
+  }
+
+  // Refusing took nothing away.
+  EXPECT_EQ(run.go().resumed_blocks, 2);
+}
+
+// Two runs at once would mix their files.
+TEST(QuantizeCalibrated, TwoRunsDoNotShareATarget) {
+  const Scratch scratch;
+  const CalibrationText text{sample_text(), "text", 512};
+  std::string message;
+  const auto start = [&](const CalibrationProgress& progress) {
+    quantize_calibrated(examples() / "docs-llama-small", scratch / "a", options_for("gptq"), text, nullptr, progress);
+  };
+  start([&](int64_t, int64_t, std::string_view) {
+    if (message.empty()) message = error_of([&] { start({}); });
+  });
+  EXPECT_EQ(message, (scratch / "a").string() +
+                         ".flute-unfinished: expected no other process at work on the same target, found one");
+  EXPECT_EQ(io::entries(scratch.path()), std::vector<std::string>{"a"});
+}
+
+TEST(QuantizeCalibrated, OverwriteForgetsFinishedBlocksOfAnotherRun) {
+  const Scratch scratch;
+  Attempt whole{scratch / "whole"};
+  whole.options.bits = 2;
+  whole.go();
+  Attempt run{scratch / "a"};
+  run.stop_at("model.layers.2.");
+  run.options.bits = 2;
+  run.options.overwrite = true;
+  run.stop_at("model.layers.1.");  // which leaves fewer blocks than were there
+  EXPECT_EQ(run.go().resumed_blocks, 1);
+  EXPECT_EQ(io::entries(scratch.path()), (std::vector<std::string>{"a", "whole"}));
+  expect_same_files(scratch / "a", scratch / "whole");
+}
+
+TEST(QuantizeCalibrated, DamagedFinishedBlocksAreRefused) {
+  for (const char* file : {"state.json", "block-0.safetensors", "block-1.safetensors", "activations-2.bin"}) {
+    const Scratch scratch;
+    Attempt run{scratch / "a"};
+    run.stop_at("model.layers.2.");
+    const Path path = scratch / "a.flute-unfinished" / file;
+    std::string bytes = io::get(path);
+    ASSERT_FALSE(bytes.empty()) << file;
+    bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 0x15);
+    io::put(path, bytes);
+    EXPECT_NE(run.error().find("a.flute-unfinished"), std::string::npos) << run.error();
+    io::put(path, bytes.substr(0, bytes.size() / 2));
+    EXPECT_NE(run.error().find("a.flute-unfinished"), std::string::npos) << run.error();
+    std::filesystem::remove(path);
+    if (path.filename() == "state.json") continue;  // without it nothing was finished
+    EXPECT_NE(run.error().find(file), std::string::npos) << run.error();
+    run.options.overwrite = true;
+    EXPECT_EQ(run.go().resumed_blocks, 0);
+  }
+}
+
 TEST(QuantizeCalibrated, RefusesWithWordsAndLeavesNothing) {
   const Scratch scratch;
   const Path source = examples() / "docs-llama-small";
@@ -122,7 +288,7 @@ TEST(QuantizeCalibrated, RefusesWithWordsAndLeavesNothing) {
             "layer 'model.embed_tokens': expected a linear layer of a block or lm_head, which alone have inputs to "
             "calibrate with: leave it out with --exclude");
   EXPECT_EQ(error_of([&] { io::quantize_checkpoint(source, scratch / "a", options_for("gptq"), nullptr, {}); }),
-            "method: expected rtn, the one that needs no calibration text, found 'gptq'");
+            "method: expected rtn or mse, which need no calibration text, found 'gptq'");
   // Ctrl-C arrives through the progress.
   EXPECT_THROW(quantize_calibrated(source, scratch / "a", options_for("gptq"), {sample_text(), "text", 1024}, nullptr,
                                    [](int64_t done, int64_t, std::string_view) {
