@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -31,15 +32,33 @@ def test_code_of_the_pages(name, quantized, tmp_path):
     run(["-c", BLOCKS[name]], tmp_path)
 
 
-def test_pytorch_code_of_the_page(quantized, tmp_path):
-    pytest.importorskip("torch", reason="PyTorch is not installed")
+def need(*packages):
+    """The operator, and these packages."""
+    for package in packages:
+        pytest.importorskip(package, reason=f"{package} is not installed")
     if not flute.library_path.with_name("libflute_torch.so").exists():
         pytest.skip(f"no PyTorch operator beside {flute.library_path}")
-    (tmp_path / "small-3-bit").symlink_to(quantized)
-    (block,) = re.findall(r"^```py\n(.*?)^```", (ROOT / "docs/python.md").read_text(), re.S | re.M)
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers"])
+def test_pytorch_code_of_the_page(package, quantized, tmp_path):
+    need("torch", package)
+    shutil.copytree(quantized, tmp_path / "small-3-bit")  # one of the blocks writes there
+    (tmp_path / "small").symlink_to(checkpoints.LLAMA)
+    blocks = re.findall(r"^```py\n(.*?)^```", (ROOT / "docs/python.md").read_text(), re.S | re.M)
+    (block,) = (block for block in blocks if ("transformers" in block) == (package == "transformers"))
     run(["-c", block], tmp_path)
 
 
-@pytest.mark.parametrize("example", sorted(ROOT.glob("examples/*.py")), ids=lambda path: path.name)
-def test_examples(example, tmp_path):
-    assert "error" in run([example], tmp_path)
+@pytest.mark.parametrize("name", ["measure_table.py", "quantize_and_multiply.py"])
+def test_examples(name, tmp_path):
+    assert "error" in run([ROOT / "examples" / name], tmp_path)
+
+
+def test_lora_example(quantized, tmp_path):
+    need("torch", "transformers", "peft")
+    shutil.copytree(quantized, tmp_path / "small-3-bit")
+    shutil.copy(checkpoints.LLAMA / "tokenizer.json", tmp_path / "small-3-bit")
+    (tmp_path / "text").write_text(checkpoints.TEXT.read_text()[:40000])
+    printed = run([ROOT / "examples" / "lora.py", "small-3-bit", "text", "3"], tmp_path)
+    assert printed.count("held-out perplexity") == 2 and (tmp_path / "small-3-bit-lora").is_dir()
