@@ -14,8 +14,9 @@ struct Card {
   const char* name;
   DeviceLimits limits;
 };
-/// Multiprocessors, and bytes of shared memory that a block may have.
-constexpr Card kCards[] = {{"H100", {132, 227 * 1024}}, {"A100", {108, 163 * 1024}}, {"A6000", {84, 99 * 1024}}};
+/// Multiprocessors, bytes of shared memory that a block may have, whether there is wgmma.
+constexpr Card kCards[] = {
+    {"H100", {132, 227 * 1024, true}}, {"A100", {108, 163 * 1024, false}}, {"A6000", {84, 99 * 1024, false}}};
 
 constexpr int kGroupSizes[] = {32, 64, 128, 256, -1};
 
