@@ -2,6 +2,7 @@
 #include <iterator>
 #include <random>
 #include <string>
+#include <utility>
 
 #include "base/seed.hpp"
 #include "cuda/plan.hpp"
@@ -20,31 +21,43 @@ constexpr Card kCards[] = {
 
 constexpr int kGroupSizes[] = {32, 64, 128, 256, -1};
 
+/// Numbers of tokens: tests/shapes.hpp's, and what lies on either side of a tile of any kernel.
+constexpr int kPlanTokens[] = {1,  2,   3,   4,   7,   8,   13,  16,  17,  32,  33,   53,   64,  65,
+                               96, 127, 128, 129, 200, 255, 256, 257, 300, 512, 1000, 1024, 4096};
+constexpr int kMostPlanTokens = 4096;
+
 struct PlanCase {
   Shape shape;
   Format format;
   Card card;
+  PlanWish wish = {};
 
-  std::string text() const {
-    return std::string(card.name) + ", m " + std::to_string(shape.m) + ", " + std::to_string(shape.n) + " x " +
-           std::to_string(shape.k) + ", " + std::to_string(format.bits) + " bits, group " +
-           std::to_string(format.group_size) + (format.bf16 ? ", bf16: " : ", fp16: ") + to_string(plan());
+  /// The case, and what it got.
+  template <typename Plan>
+  std::string text(const Plan& plan) const {
+    std::string text = std::string(card.name) + ", m " + std::to_string(shape.m) + ", ";
+    for (int s = 1; s < shape.segments; ++s) text += std::to_string(shape.segment_row[s]) + " | ";
+    text += std::to_string(shape.n) + " x " + std::to_string(shape.k) + ", " + std::to_string(format.bits) +
+            " bits, group " + std::to_string(format.group_size) + (format.bf16 ? ", bf16" : ", fp16");
+    for (const auto& [name, value] :
+         {std::pair{"blocks", wish.blocks}, {"quads", wish.quads}, {"tokens", wish.tokens}, {"split", wish.split}}) {
+      if (value != 0) text += std::string(", wish ") + name + " " + std::to_string(value);
+    }
+    return text + ": " + to_string(plan);
   }
-  DecodePlan plan() const { return make_decode_plan(shape, format, card.limits); }
 };
 
-/// Calls `visit` with every shape, number of tokens, format and card; until it returns false.
+/// Calls `visit` with every shape, number of tokens up to `most_tokens`, format and card; until it returns false.
 template <typename Visit>
-void for_model_shapes(const Visit& visit) {
+void for_model_shapes(int most_tokens, const Visit& visit) {
   const auto all = [&](const MatrixShape& shape) {
     for (const Card& card : kCards) {
-      for (const int64_t m : kTokenCounts) {
-        if (m > kMaxDecodeTokens) break;
+      for (const int m : kPlanTokens) {
+        if (m > most_tokens) break;
         for (const int bits : {2, 3, 4}) {
           for (const int group : kGroupSizes) {
             for (const bool bf16 : {false, true}) {
-              const Shape sizes{
-                  .m = static_cast<int>(m), .n = static_cast<int>(shape.n), .k = static_cast<int>(shape.k)};
+              const Shape sizes{.m = m, .n = static_cast<int>(shape.n), .k = static_cast<int>(shape.k)};
               if (!visit(PlanCase{sizes, {bits, group, bf16}, card})) return false;
             }
           }
@@ -63,16 +76,14 @@ void for_model_shapes(const Visit& visit) {
 
 /// Any shape: as often small as large.
 template <typename Visit>
-void for_random_shapes(int count, const Visit& visit) {
+void for_random_shapes(int count, int most_tokens, const Visit& visit) {
   auto random = fresh_random();
   for (int i = 0; i < count; ++i) {
     const auto size = [&](int64_t most) {
       return static_cast<int>(random_between(random, 1, random_between(random, 1, most)));
     };
     PlanCase one;
-    one.shape = {.m = static_cast<int>(random_between(random, 1, kMaxDecodeTokens)),
-                 .n = size(1 << 17),
-                 .k = 32 * size(1 << 11)};
+    one.shape = {.m = size(most_tokens), .n = size(1 << 17), .k = 32 * size(1 << 11)};
     // Segments of any sizes, none among them; boundaries as the library demands them.
     one.shape.segments = static_cast<int>(random_between(random, 0, kMaxSegments));
     for (int s = 1; s <= one.shape.segments; ++s) {
