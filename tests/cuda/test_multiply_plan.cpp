@@ -24,6 +24,7 @@ std::string wrong_in_launch(const DecodePlan& plan, int tokens, const PlanCase& 
 /// The launches of a decode plan, as launch_multiply makes them.
 std::string wrong_in_launches(const MultiplyPlan& plan, const PlanCase& one) {
   const int m = one.shape.m, left = m % kMaxDecodeTokens;
+  if (plan.launches != (m + kMaxDecodeTokens - 1) / kMaxDecodeTokens) return "launches";
   if (m <= kMaxDecodeTokens) return plan.rest.valid ? "a rest of one launch" : wrong_in_launch(plan.decode, m, one);
   std::string wrong = wrong_in_launch(plan.decode, kMaxDecodeTokens, one);
   if (plan.rest.valid != (left > 0) || plan.rest_tokens != left) return "the rest";
@@ -39,6 +40,7 @@ bool right(const PlanCase& one) {
   std::string wrong = plan.valid() ? "" : "none";
   if (plan.family != (many ? Family::kPrefill : Family::kDecode)) wrong = "family";
   if (wrong.empty() && many && !plan.prefill.valid) wrong = "no plan for many tokens";
+  if (wrong.empty() && many && plan.launches != 1) wrong = "launches";
   if (wrong.empty() && !many) wrong = wrong_in_launches(plan, one);
   if (wrong.empty() && !to_string(plan).starts_with(many ? "prefill: " : "decode: ")) wrong = "words";
   EXPECT_EQ(wrong, "") << one.text(plan);
@@ -60,6 +62,14 @@ TEST(MultiplyPlan, EitherFamilyCanBeAskedFor) {
     EXPECT_EQ(prefill.valid(), one.card.limits.wgmma) << one.text(prefill);
     return !testing::Test::HasFailure();
   });
+}
+
+// `flute bench --plan` shows all of it: that tokens go in pieces, and what the last piece gets.
+TEST(MultiplyPlan, WordsNameEveryLaunch) {
+  const auto words = [](int m) { return to_string(make_multiply_plan({m, 4096, 4096}, {}, kCards[1].limits)); };
+  const std::string all = words(64) + ", 64 tokens at a time";
+  EXPECT_EQ(words(128), all);
+  EXPECT_EQ(words(131), all + "; the last 3: " + words(3));
 }
 
 TEST(MultiplyPlan, NothingIsPlannedForNoTokens) {
