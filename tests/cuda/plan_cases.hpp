@@ -2,10 +2,10 @@
 #include <iterator>
 #include <random>
 #include <string>
-#include <utility>
 
 #include "base/seed.hpp"
 #include "cuda/plan.hpp"
+#include "cuda/prefill_tiles.hpp"
 #include "shapes.hpp"
 
 /// What plans are tested for.
@@ -39,11 +39,9 @@ struct PlanCase {
     for (int s = 1; s < shape.segments; ++s) text += std::to_string(shape.segment_row[s]) + " | ";
     text += std::to_string(shape.n) + " x " + std::to_string(shape.k) + ", " + std::to_string(format.bits) +
             " bits, group " + std::to_string(format.group_size) + (format.bf16 ? ", bf16" : ", fp16");
-    for (const auto& [name, value] :
-         {std::pair{"blocks", wish.blocks}, {"quads", wish.quads}, {"tokens", wish.tokens}, {"split", wish.split}}) {
-      if (value != 0) text += std::string(", wish ") + name + " " + std::to_string(value);
-    }
-    return text + ": " + to_string(plan);
+    if (wish.blocks != 0) text += ", wish blocks " + std::to_string(wish.blocks);
+    if (wish.split != 0) text += ", wish split " + std::to_string(wish.split);
+    return text + tile_text(wish) + ": " + to_string(plan);
   }
 };
 

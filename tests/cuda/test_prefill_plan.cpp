@@ -16,10 +16,8 @@ namespace {
 
 /// What the launch and the kernel's template arguments demand.
 std::string wrong_in_limits(const PrefillPlan& plan, const PlanCase& one) {
-  if (!is_prefill_tile(plan.quads, plan.tokens)) return "a tile without kernel";
+  if (!has_kernel_tile(plan)) return "a tile without kernel";
   if (plan.split != 1 && plan.split != 2 && plan.split != 4) return "blocks of a cluster";
-  // Tokens are added up by pairs of 8, a share of them by each block.
-  if (plan.tokens / 8 % (2 * plan.split) != 0) return "tokens of a block's share";
   if (plan.clusters < 1 || plan.clusters > plan.tiles()) return "a cluster without a tile";
   if (plan.shared_bytes > one.card.limits.shared_per_block) return "too much shared memory";
   if (plan.stages < 3) return "too few stages";
@@ -36,34 +34,37 @@ std::string wrong_in_sizes(const PrefillPlan& plan, const PlanCase& one) {
   return size < 0 && plan.units >> plan.group_shift != 0 ? "scale group" : "";
 }
 
-/// Table, barriers and every stage, as prefill.cuh places them, all live at once; and the sums of a cluster's block,
+/// Table, barriers and every stage, as prefill.cuh places them, all live at once; and the sums that a block adds up,
 /// where the stages were.
 std::string wrong_in_memory(const PrefillPlan& plan, const PlanCase& one) {
   constexpr int kSwizzle = 1024;  // alignment that a swizzled tensor copy demands
-  const int bits = one.format.bits, groups = groups_of_unit(one.format.group_size);
-  const int row_groups = 8 * plan.quads, ring = kTableAddress + table_bytes(bits);
-  const int codes = codes_in_stage(plan.tokens), scales = scales_in_stage(bits, plan.quads, plan.tokens);
-  if (plan.stage_bytes != prefill_stage_bytes(bits, plan.quads, plan.tokens, groups)) return "not the kernel's stage";
+  const PrefillTileFacts tile = tile_of(plan);
+  const int bits = one.format.bits, groups = groups_of_unit(one.format.group_size), ring = ring_of(bits);
+  const int codes = tile.tokens * kUnitK * 2, scales = codes + tile.row_groups * unit_bytes(bits);
+  if (scales != kernel_scales_at(plan, bits) || plan.stage_bytes != kernel_stage_bytes(plan, bits, groups)) {
+    return "not the kernel's stage";
+  }
   if (ring % kSwizzle != 0 || plan.stage_bytes % kSwizzle != 0) return "alignment of activations";
+  if (plan.stages < tile.depth) return "fewer stages than turns";
   SharedMemory memory(plan.shared_bytes);
   memory.take(kTableAddress, table_bytes(bits));
   for (int stage = 0; stage < plan.stages; ++stage) {
     const int at = ring + stage * plan.stage_bytes;
-    memory.take(at, plan.tokens * kUnitK * 2);
-    memory.take(at + codes, row_groups * unit_bytes(bits));
-    for (int i = 0; i < groups; ++i) memory.take(at + scales + i * row_groups * kScaleBytes, row_groups * kScaleBytes);
+    memory.take(at, codes);
+    memory.take(at + codes, tile.row_groups * unit_bytes(bits));
+    memory.take(at + scales, groups * tile.row_groups * kScaleBytes);
   }
   if (!memory.fits()) return "stages";
-  const int sums = kMultiplyingWarps * plan.quads * plan.tokens / 8 * 512;  // 16 bytes a lane for 16 rows x 8 tokens
-  if (plan.split > 1 && ring + sums > plan.shared_bytes) return "sums";
-  const int entries = table_bytes(bits) / kTableStride;
-  if (4 * kMultiplyingWarps + plan.stages > entries) return "gaps of the table";  // the warps' own, then barriers
-  return 4 * kMultiplyingWarps * plan.table_rounds >= entries ? "" : "entries of the table";
+  const int sums = tile.depth * tile.row_groups * tile.tokens / 8 * 512;  // 16 bytes a lane for 16 rows x 8 tokens
+  if (plan.split * tile.depth > 1 && ring + sums > plan.shared_bytes) return "sums";
+  if (kTableAddress + table_gaps(plan) * kTableStride > ring) return "gaps of the table";
+  return 4 * tile.warps * plan.table_rounds >= table_bytes(bits) / kTableStride ? "" : "entries of the table";
 }
 
 /// All tiles in the turns of all clusters, and the units of K of each block of a cluster.
 std::string wrong_in_work(const PrefillPlan& plan, const PlanCase& one) {
   const int row_tiles = plan.deal.blocks, token_tiles = plan.token_tiles;
+  const PrefillTileFacts tile = tile_of(plan);
   std::vector<uint8_t> covered(static_cast<size_t>(plan.row_groups) * static_cast<size_t>(token_tiles));
   for (int cluster = 0; cluster < plan.clusters; ++cluster) {
     for (int index = cluster; index < row_tiles * token_tiles; index += plan.clusters) {
@@ -76,15 +77,15 @@ std::string wrong_in_work(const PrefillPlan& plan, const PlanCase& one) {
       const RowShare& share = plan.deal.share[segment];
       const int row = share.first + share_begin(share.each, share.longer, row_tile);
       const int rows = share.each + (row_tile < share.longer);
-      if (rows < 1 || rows > 8 * plan.quads || rows > plan.deal.longest) return "rows of a tile";
-      if (token_tile * plan.tokens >= one.shape.m) return "a tile without tokens";
+      if (rows < 1 || rows > tile.row_groups || rows > plan.deal.longest) return "rows of a tile";
+      if (token_tile * tile.tokens >= one.shape.m) return "a tile without tokens";
       const int begin = one.shape.segments == 0 ? 0 : one.shape.segment_row[segment];
       const int end = one.shape.segments == 0 ? one.shape.n : one.shape.segment_row[segment + 1];
       if (row * kGroupRows < begin || (row + rows - 1) * kGroupRows >= end) return "rows of another table";
       for (int i = row; i < row + rows; ++i) ++covered[static_cast<size_t>(i * token_tiles + token_tile)];
     }
   }
-  if (token_tiles * plan.tokens < one.shape.m) return "too few tokens";
+  if (token_tiles * tile.tokens < one.shape.m) return "too few tokens";
   if (std::count(covered.begin(), covered.end(), 1) != static_cast<int64_t>(covered.size())) return "tiles";
   std::vector<Range> units;
   const int each = plan.units / plan.split, longer = plan.units - each * plan.split;
@@ -95,25 +96,16 @@ std::string wrong_in_work(const PrefillPlan& plan, const PlanCase& one) {
   return cover_once(units, 0, plan.units) ? "" : "units of K";
 }
 
-/// What can be had of what was asked for is there.
+/// What was asked for is there.
 std::string wrong_in_wish(const PrefillPlan& plan, const PlanWish& wish) {
-  if (wish.quads != 0 && plan.quads != wish.quads) return "quads";
-  if (wish.tokens != 0 && plan.tokens != wish.tokens) return "tokens";
+  if (!fulfils(plan, wish)) return "tile";
   if (wish.split != 0 && plan.split != wish.split) return "split";
   return wish.blocks != 0 && plan.clusters > wish.blocks ? "clusters" : "";
 }
 
-/// Is there a tile with what is asked for?
+/// Every tile can be had where there is wgmma, every split where each block gets a unit.
 bool can_be(const PlanCase& one) {
-  const PlanWish& wish = one.wish;
-  if (!one.card.limits.wgmma || one.shape.m < 1 || wish.split > units_along_k(one.shape.k)) return false;
-  for (const int quads : {1, 2, 4}) {
-    for (const int tokens : {64, 128, 256}) {
-      const bool asked = (wish.quads == 0 || wish.quads == quads) && (wish.tokens == 0 || wish.tokens == tokens);
-      if (asked && is_prefill_tile(quads, tokens)) return true;
-    }
-  }
-  return false;
+  return one.card.limits.wgmma && one.shape.m >= 1 && one.wish.split <= units_along_k(one.shape.k);
 }
 
 /// Returns whether the case's plan is right, and prints what is not.
@@ -137,20 +129,22 @@ TEST(PrefillPlan, RandomShapesHaveARightPlanOnEveryCard) { for_random_shapes(100
 
 // The laboratory overrules plans: it must measure what it asked for, or be told that there is no such plan.
 TEST(PrefillPlan, WishesAreFulfilledOrRefused) {
-  for_random_shapes(100, kMostPlanTokens, [](PlanCase one) {
+  std::vector<PlanWish> tiles = tile_wishes();
+  tiles.emplace_back();
+  for_random_shapes(200, kMostPlanTokens, [&](PlanCase one) {
     one.card = kCards[0];
     bool all_right = true;
-    for (const int quads : {0, 1, 2, 4}) {
-      for (const int tokens : {0, 64, 128, 256}) {
-        for (const int split : {0, 1, 2, 4}) {
-          for (const int blocks : {0, 1, 2, 7, 66}) {
-            one.wish = {.blocks = blocks, .quads = quads, .tokens = tokens, .split = split};
-            all_right = all_right && right(one);
-          }
+    for (const PlanWish& tile : tiles) {
+      for (const int split : {0, 1, 2, 4}) {
+        for (const int blocks : {0, 1, 2, 7, 66}) {
+          one.wish = tile;
+          one.wish.split = split, one.wish.blocks = blocks;
+          all_right = all_right && right(one);
         }
       }
     }
-    return all_right;
+    EXPECT_FALSE(make_prefill_plan(one.shape, one.format, one.card.limits, wish_without_kernel()).valid);
+    return all_right && !testing::Test::HasFailure();
   });
 }
 
@@ -178,22 +172,29 @@ TEST(PrefillPlan, NothingIsPlannedForNoTokensOrWithoutWgmma) {
 // A card with less shared memory than a kernel needs gets another kernel, or none; with more, it keeps having one,
 // whose barriers still have room.
 TEST(PrefillPlan, SharedMemoryIsNotExceeded) {
-  for (const PlanWish& wish : {PlanWish{}, PlanWish{.quads = 1, .tokens = 64}}) {
+  std::vector<PlanWish> wishes = tile_wishes();
+  wishes.emplace_back();  // the last: the plan's own choice
+  for (const Shape& shape : {Shape{.m = 512, .n = 4096, .k = 4096}, Shape{.m = 256, .n = 1024, .k = 32768}}) {
     for (const int bits : {2, 3, 4}) {
       for (const int group : {32, 128}) {
-        bool before = false;
+        std::vector<bool> before(wishes.size());
         for (int kilobytes = 0; kilobytes <= 512; ++kilobytes) {
           const DeviceLimits limits{132, kilobytes * 1024, true};
-          const Shape shape{.m = 512, .n = 4096, .k = 4096};
-          const PlanCase one{shape, {bits, group, false}, {"another card", limits}, wish};
-          const PrefillPlan plan = make_prefill_plan(shape, one.format, limits, wish);
-          ASSERT_TRUE(plan.valid || !before) << kilobytes << " KB, " << bits << " bits, group " << group;
-          before = plan.valid;
-          if (!plan.valid) continue;
-          const std::string wrong = wrong_in_limits(plan, one) + wrong_in_memory(plan, one);
-          ASSERT_EQ(wrong, "") << kilobytes << " KB, " << one.text(plan);
+          for (size_t i = 0; i < wishes.size(); ++i) {
+            const PlanCase one{shape, {bits, group, false}, {"another card", limits}, wishes[i]};
+            const PrefillPlan plan = make_prefill_plan(shape, one.format, limits, wishes[i]);
+            ASSERT_TRUE(plan.valid || !before[i]) << kilobytes << " KB, " << one.text(plan);
+            before[i] = plan.valid;
+            if (i + 1 == wishes.size()) {
+              const bool any = std::find(before.begin(), before.end() - 1, true) != before.end() - 1;
+              ASSERT_EQ(plan.valid, any) << kilobytes << " KB, " << one.text(plan);
+            }
+            if (!plan.valid) continue;
+            const std::string wrong = wrong_in_limits(plan, one) + wrong_in_memory(plan, one);
+            ASSERT_EQ(wrong, "") << kilobytes << " KB, " << one.text(plan);
+          }
         }
-        EXPECT_TRUE(before) << bits << " bits, group " << group;
+        EXPECT_EQ(std::count(before.begin(), before.end(), true), wishes.size()) << bits << " bits, group " << group;
       }
     }
   }

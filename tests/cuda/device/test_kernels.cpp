@@ -1,24 +1,29 @@
 // Which kernels are built: needs CUDA's compiler, but no device.
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <set>
 
-#include "cuda/decode/decode.hpp"
-#include "cuda/multiply_plan.hpp"
+#include "cuda/multiply.hpp"
 #include "cuda/plan_cases.hpp"
-#include "cuda/prefill/prefill.hpp"
+#include "flute/error.hpp"
 
 namespace flute::cuda {
 namespace {
 
+/// The kernels of a plan, or nothing where one is not built.
+std::optional<Multiply> built(const MultiplyPlan& plan, const Format& format) {
+  try {
+    return Multiply(plan, format);
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
 // A plan without a kernel is a matrix that cannot be made, or a call that fails.
 bool has_kernel(const PlanCase& one) {
   const MultiplyPlan plan = make_multiply_plan(one.shape, one.format, one.card.limits);
-  const auto has = [&](const DecodePlan& part) { return find_decode_kernel(part, one.format) != nullptr; };
-  const PrefillPlan& many = plan.prefill;
-  const bool found = plan.family == Family::kPrefill
-                         ? find_prefill_kernel(many.quads, many.tokens, one.format) != nullptr
-                         : has(plan.decode) && (!plan.rest.valid || has(plan.rest));
+  const bool found = built(plan, one.format).has_value();
   EXPECT_TRUE(found) << one.text(plan);
   return found;
 }
@@ -27,21 +32,20 @@ TEST(Kernels, EveryPlanOfAModelShapeHasOne) { for_model_shapes(kMostPlanTokens, 
 
 TEST(Kernels, EveryPlanOfARandomShapeHasOne) { for_random_shapes(10000, kMostPlanTokens, has_kernel); }
 
-// Whatever tile a plan may choose, or an experiment ask for; two tiles that share a kernel would give wrong sums.
+// Whatever tile a plan may choose, or an experiment ask for; two that share a kernel would give wrong sums.
 TEST(Kernels, EveryPrefillTileHasOneOfItsOwn) {
-  std::set<PrefillKernel> kernels;
+  std::set<const void*> kernels;
   size_t tiles = 0;
   for (const int bits : {2, 3, 4}) {
     for (const bool bf16 : {false, true}) {
       for (const int group : {32, 64}) {
-        for (int quads = 0; quads <= 8; ++quads) {
-          for (int tokens = 0; tokens <= 512; tokens += 32) {
-            const PrefillKernel kernel = find_prefill_kernel(quads, tokens, {bits, group, bf16});
-            EXPECT_EQ(kernel != nullptr, is_prefill_tile(quads, tokens)) << quads << " quads, " << tokens << " tokens";
-            if (kernel == nullptr) continue;
-            kernels.insert(kernel);
-            ++tiles;
-          }
+        for (const PlanWish& wish : tile_wishes()) {
+          const PlanCase one{{.m = 512, .n = 4096, .k = 4096}, {bits, group, bf16}, kCards[0], wish};
+          const MultiplyPlan plan = make_multiply_plan(Family::kPrefill, one.shape, one.format, one.card.limits, wish);
+          const std::optional<Multiply> multiply = built(plan, one.format);
+          ASSERT_TRUE(multiply.has_value()) << one.text(plan);
+          kernels.insert(multiply->kernel);
+          ++tiles;
         }
       }
     }
