@@ -5,7 +5,6 @@
 
 #include "base/seed.hpp"
 #include "cuda/plan.hpp"
-#include "cuda/prefill_tiles.hpp"
 #include "shapes.hpp"
 
 /// What plans are tested for.
@@ -41,7 +40,8 @@ struct PlanCase {
             " bits, group " + std::to_string(format.group_size) + (format.bf16 ? ", bf16" : ", fp16");
     if (wish.blocks != 0) text += ", wish blocks " + std::to_string(wish.blocks);
     if (wish.split != 0) text += ", wish split " + std::to_string(wish.split);
-    return text + tile_text(wish) + ": " + to_string(plan);
+    if (wish.tile != 0) text += ", wish tile " + std::to_string(wish.tile);
+    return text + ": " + to_string(plan);
   }
 };
 

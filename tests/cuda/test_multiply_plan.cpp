@@ -32,13 +32,14 @@ std::string wrong_in_launches(const MultiplyPlan& plan, const PlanCase& one) {
   return wrong;
 }
 
-/// Returns whether the case's plan is right, and prints what is not.
+/// Returns whether the case's plan is right, and prints what is not. Where a card has both families, measurements
+/// decide between them from 17 to kMaxDecodeTokens tokens; beyond, decode would read the weights more than once.
 bool right(const PlanCase& one) {
-  constexpr int kMostTokensDecoded = 32;  // of a card that has both families
   const MultiplyPlan plan = make_multiply_plan(one.shape, one.format, one.card.limits);
-  const bool many = one.shape.m > kMostTokensDecoded && one.card.limits.wgmma;
+  const bool many = plan.family == Family::kPrefill;
   std::string wrong = plan.valid() ? "" : "none";
-  if (plan.family != (many ? Family::kPrefill : Family::kDecode)) wrong = "family";
+  if (many && (!one.card.limits.wgmma || one.shape.m <= 16)) wrong = "prefill";
+  if (!many && one.card.limits.wgmma && one.shape.m > kMaxDecodeTokens) wrong = "decode";
   if (wrong.empty() && many && !plan.prefill.valid) wrong = "no plan for many tokens";
   if (wrong.empty() && many && plan.launches != 1) wrong = "launches";
   if (wrong.empty() && !many) wrong = wrong_in_launches(plan, one);
