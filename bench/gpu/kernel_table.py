@@ -40,6 +40,8 @@ JUMP = re.compile(r"\bBRA\b.* 0x([0-9a-f]+)$")
 
 # What a line of the table is about; bits are its columns.
 Line = collections.namedtuple("Line", "m rows depth")
+# A prefill tile (prefill/plan.hpp): warpgroups along the rows and along K, wgmmas of each, tokens.
+Tile = collections.namedtuple("Tile", "row_warpgroups depth quads tokens")
 
 
 def read_kernels(library, cuobjdump):
@@ -192,23 +194,32 @@ def make_table(kernels, plans, loops):
     return lines
 
 
-def tile_words(tile):
-    """A prefill kernel's template arguments between bits and scale groups -> (rows, tokens) and units of a loop."""
-    quads, tokens = tile
-    return (128 * quads, tokens), 2 * quads  # a warp does 16 rows of each 64; the loop has two steps
+def read_tiles():
+    """kPrefillTiles of prefill/plan.hpp: what the tile numbers of prefill kernels stand for."""
+    header = pathlib.Path(__file__).resolve().parents[2] / "src/cuda/prefill/plan.hpp"
+    table = re.search(r"kPrefillTiles\[\] = \{(.*?)\};", header.read_text(encoding="utf-8"), re.DOTALL)
+    tiles = re.findall(r"\{([\d, ]+)\}", table.group(1)) if table else []
+    if not tiles:
+        raise SystemExit(f"kernel_table.py: expected kPrefillTiles in {header}, found none")
+    return [Tile(*map(int, numbers.split(",")[:4])) for numbers in tiles]
 
 
 def make_prefill_table(kernels, loops):
-    lines = ["| tile: rows x tokens | instructions a unit | of them, scale groups of 32 |", "|---|---|---|"]
+    lines = [
+        "| tile: rows x tokens | warps along rows x K | instructions a unit | of them, scale groups of 32 |",
+        "|---|---|---|---|",
+    ]
+    tiles = read_tiles()
     cells = collections.defaultdict(dict)
     for k in kernels:
         if k["target"] == TARGETS[0] and k["dtype"] == "__half":
-            bits, *tile, groups = k["numbers"]
-            size, units = tile_words(tile)
-            cells[size][groups, bits] = f"{loops[k['name']] / units:.0f}"
-    for (rows, tokens), found in sorted(cells.items(), key=lambda item: item[0][::-1]):
+            bits, number, groups = k["numbers"]
+            steps = 2 * tiles[number].quads  # of a warp in the loop, a row group and a unit each
+            cells[tiles[number]][groups, bits] = f"{loops[k['name']] / steps:.0f}"
+    for tile, found in sorted(cells.items(), key=lambda item: (item[0].tokens, item[0].row_warpgroups, item[0])):
         counts = (" / ".join(found[groups, bits] for bits in BITS) for groups in (1, 2))
-        lines.append(f"| {rows} x {tokens} | {' | '.join(counts)} |")
+        warps = f"{4 * tile.row_warpgroups} x {tile.depth}"
+        lines.append(f"| {64 * tile.row_warpgroups * tile.quads} x {tile.tokens} | {warps} | {' | '.join(counts)} |")
     return lines
 
 

@@ -19,7 +19,7 @@ from plot import LAYERS  # noqa: E402
 FUSED = [shape for model in ("Llama-3-8B", "Llama-3-70B", "Gemma-2-9B") for shape in LAYERS[model].values()]
 LLAMA = FUSED[:8]
 AWKWARD = [(384, 384), (1024, 384), (384, 1024), (3072, 256), (4224, 4160), (1152, 640), (11008, 4096)]
-MANY = 33  # tokens from which prefill kernels multiply
+MANY = 33  # tokens from which the tables are those of many
 FLOPS = 700e12  # of an H100's tensor cores at its power limit
 LAUNCH_US = 1.8
 SMALL = 4e6  # bytes of codes below which a launch, not reading, sets the time

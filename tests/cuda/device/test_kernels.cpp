@@ -39,7 +39,8 @@ TEST(Kernels, EveryPrefillTileHasOneOfItsOwn) {
   for (const int bits : {2, 3, 4}) {
     for (const bool bf16 : {false, true}) {
       for (const int group : {32, 64}) {
-        for (const PlanWish& wish : tile_wishes()) {
+        for (int tile = 1; tile <= kPrefillTileCount; ++tile) {
+          const PlanWish wish = {.tile = tile};
           const PlanCase one{{.m = 512, .n = 4096, .k = 4096}, {bits, group, bf16}, kCards[0], wish};
           const MultiplyPlan plan = make_multiply_plan(Family::kPrefill, one.shape, one.format, one.card.limits, wish);
           const std::optional<Multiply> multiply = built(plan, one.format);
