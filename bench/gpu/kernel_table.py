@@ -2,14 +2,15 @@
 """What each kernel takes of a multiprocessor: kernel_table.py BUILD_FOLDER [--write docs/kernels.md]
 
 Checks BUILD_FOLDER/libflute.so (through cuobjdump, which comes with CUDA; no GPU needed): exit code 1 if a kernel
-spills, uses local memory or holds nothing but a trap, or if the library is too large. --write replaces the tables in a
-Markdown file: of decode registers, instructions of the main loop (this takes nvdisasm, too), and warps and shared
-memory of the plans that BUILD_FOLDER/flute prints; of prefill, which has the registers that it asks for, instructions.
+spills, uses local memory or holds nothing but a trap, if a prefill kernel has other registers than it shares out, or if
+the library is too large. --write replaces the tables in a Markdown file: of decode registers, instructions of the main
+loop (this takes nvdisasm, too), and warps and shared memory of the plans that BUILD_FOLDER/gpu_lab prints; of prefill,
+which has the registers that it asks for, instructions.
 """
 
 import argparse
 import collections
-import json
+import itertools
 import os
 import pathlib
 import re
@@ -70,6 +71,12 @@ def read_kernels(library, cuobjdump):
     return kernels
 
 
+def launch_registers(tile):
+    """What a block's threads have together before its warpgroups share them out anew, a thread."""
+    threads = 128 * (tile.row_warpgroups * tile.depth + 1)
+    return REGISTERS // threads // 8 * 8
+
+
 def problems(kernels, library):
     found = [f"{k['target']} {k['name']}: uses local memory" for k in kernels if k["spills"]]
     # Prefill kernels are for wgmma: code of theirs for 8.0 is there and empty, and no plan asks for it.
@@ -80,6 +87,12 @@ def problems(kernels, library):
             f"{traps[0]['target']}: {len(traps)} kernels have fewer than {FEWEST_REGISTERS} registers, so do nothing, "
             f"the first is {traps[0]['name']}"
         )
+    tiles = read_tiles()
+    for k in kernels:
+        if (k["family"], k["target"]) == ("prefill_kernel", TARGETS[0]):
+            expected = launch_registers(tiles[k["numbers"][1]])
+            if k["registers"] != expected:
+                found.append(f"{k['name']}: expected {expected} registers, found {k['registers']}")
     built = {(k["family"], k["target"]) for k in kernels}
     found += [
         f"{library}: no {family}s for {target}"
@@ -93,16 +106,18 @@ def problems(kernels, library):
 
 
 def loop_length(instructions):
-    """Instructions of the longest loop with tensor-core instructions: (address, text) of each in order."""
-    longest = 0
+    """Instructions of the main loop: (address, text) of each in order. Decode's is the longest loop with tensor-core
+    instructions; prefill's, which is inside one that goes from tile to tile, is the shortest."""
+    lengths = {"HMMA": [0], "HGMMA": []}
     for address, text in instructions:
         jump = JUMP.search(text)
         begin = int(jump.group(1), 16) if jump else address
         if begin < address:
             body = [words for place, words in instructions if begin <= place <= address]
-            if any("HMMA" in words or "HGMMA" in words for words in body):
-                longest = max(longest, len(body))
-    return longest
+            for name, found in lengths.items():
+                if any(name in words for words in body):
+                    found.append(len(body))
+    return min(lengths["HGMMA"], default=max(lengths["HMMA"]))
 
 
 def read_loops(library, cuobjdump, target):
@@ -119,22 +134,21 @@ def read_loops(library, cuobjdump, target):
     return {name: loop_length(instructions) for name, instructions in code.items()}
 
 
-def read_plans(program):
-    """{line: {bits: (warps, least and most KB of shared memory)}} for an H100, by the smallest and largest M."""
+def read_plans(lab):
+    """{line: {bits: (warps, least and most KB of shared memory)}} of decode on an H100, at the ends of M's range."""
     plans = collections.defaultdict(dict)
-    shapes = " ".join(f"--shape {rows * 16 * 132}x{k}" for rows in range(1, MOST_ROWS + 1) for k in LENGTHS)
+    sizes = [(16 * 132 * rows, k) for rows in range(1, MOST_ROWS + 1) for k in LENGTHS]
     for most, least in SMALLEST_M.items():
         shared = collections.defaultdict(list)
-        for m in (least, most):
-            words = f"bench --device cuda:99 --plan --json --m {m} --bits {','.join(map(str, BITS))} {shapes}"
-            output = subprocess.run([program, *words.split()], capture_output=True, text=True, check=True).stdout
-            for one in map(json.loads, output.splitlines()):
-                match = PLAN.match(one["plan"])
-                if not match:
-                    raise SystemExit(f"kernel_table.py: expected a plan of decode kernels, found '{one['plan']}'")
-                row_warps, k_warps, rows, depth, kilobytes = map(int, match.groups())
-                if row_warps == 1:  # as many row groups as its blocks have
-                    shared[Line(most, rows, depth), one["format"]["bits"], k_warps].append(kilobytes)
+        for m, bits, (n, k) in itertools.product((least, most), BITS, sizes):
+            words = f"plan family=1 group=64 m={m} bits={bits} n={n} k={k}"
+            plan = subprocess.run([lab, *words.split()], capture_output=True, text=True, check=True).stdout
+            match = PLAN.search(plan)
+            if not match:
+                raise SystemExit(f"kernel_table.py: expected a plan of decode kernels, found '{plan}'")
+            row_warps, k_warps, rows, depth, kilobytes = map(int, match.groups())
+            if row_warps == 1:  # as many row groups as its blocks have
+                shared[Line(most, rows, depth), bits, k_warps].append(kilobytes)
         for (line, bits, warps), found in shared.items():
             plans[line][bits] = warps, min(found), max(found)
     return plans
@@ -242,7 +256,7 @@ def main():
     summary = f"{count} kernels, {library.stat().st_size / 1e6:.1f} MB of library."
     if options.write:
         loops = read_loops(library, options.cuobjdump, TARGETS[0])
-        text = "\n".join([*make_table(decode, read_plans(options.build / "flute"), loops), "", summary])
+        text = "\n".join([*make_table(decode, read_plans(options.build / "gpu_lab"), loops), "", summary])
         page = replaced(options.write.read_text(encoding="utf-8"), "kernel", text)
         page = replaced(page, "prefill kernel", "\n".join(make_prefill_table(prefill, loops)))
         options.write.write_text(page, encoding="utf-8")
