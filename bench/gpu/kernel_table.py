@@ -41,8 +41,8 @@ JUMP = re.compile(r"\bBRA\b.* 0x([0-9a-f]+)$")
 
 # What a line of the table is about; bits are its columns.
 Line = collections.namedtuple("Line", "m rows depth")
-# A prefill tile (prefill/plan.hpp): warpgroups along the rows and along K, wgmmas of each, tokens.
-Tile = collections.namedtuple("Tile", "row_warpgroups depth quads tokens")
+# A prefill tile (prefill/plan.hpp): warpgroups along the rows, 64 each, and along K; tokens.
+Tile = collections.namedtuple("Tile", "row_warpgroups depth tokens")
 
 
 def read_kernels(library, cuobjdump):
@@ -211,16 +211,19 @@ def make_table(kernels, plans, loops):
 def read_tiles():
     """kPrefillTiles of prefill/plan.hpp: what the tile numbers of prefill kernels stand for."""
     header = pathlib.Path(__file__).resolve().parents[2] / "src/cuda/prefill/plan.hpp"
-    table = re.search(r"kPrefillTiles\[\] = \{(.*?)\};", header.read_text(encoding="utf-8"), re.DOTALL)
-    tiles = re.findall(r"\{([\d, ]+)\}", table.group(1)) if table else []
-    if not tiles:
-        raise SystemExit(f"kernel_table.py: expected kPrefillTiles in {header}, found none")
-    return [Tile(*map(int, numbers.split(",")[:4])) for numbers in tiles]
+    text = header.read_text(encoding="utf-8")
+    names = re.search(r"struct PrefillTile \{\s+int ([\w, ]+);", text)
+    table = re.search(r"kPrefillTiles\[\] = \{(.*?)\};", text, re.DOTALL)
+    if not names or not table:
+        raise SystemExit(f"kernel_table.py: expected PrefillTile and kPrefillTiles in {header}")
+    names = names.group(1).split(", ")
+    tiles = [dict(zip(names, map(int, row.split(",")))) for row in re.findall(r"\{([\d, ]+)\}", table.group(1))]
+    return [Tile(tile["row_warpgroups"], tile["depth"], tile["tokens"]) for tile in tiles]
 
 
 def make_prefill_table(kernels, loops):
     lines = [
-        "| tile: rows x tokens | warps along rows x K | instructions a unit | of them, scale groups of 32 |",
+        "| tile: rows x tokens | warps along rows x K | instructions a unit | with scale groups of 32 |",
         "|---|---|---|---|",
     ]
     tiles = read_tiles()
@@ -228,12 +231,11 @@ def make_prefill_table(kernels, loops):
     for k in kernels:
         if k["target"] == TARGETS[0] and k["dtype"] == "__half":
             bits, number, groups = k["numbers"]
-            steps = 2 * tiles[number].quads  # of a warp in the loop, a row group and a unit each
-            cells[tiles[number]][groups, bits] = f"{loops[k['name']] / steps:.0f}"
-    for tile, found in sorted(cells.items(), key=lambda item: (item[0].tokens, item[0].row_warpgroups, item[0])):
+            cells[tiles[number]][groups, bits] = f"{loops[k['name']] / 2:.0f}"  # the loop has two steps, of a unit each
+    for tile, found in sorted(cells.items(), key=lambda item: (item[0].tokens, item[0].row_warpgroups)):
         counts = (" / ".join(found[groups, bits] for bits in BITS) for groups in (1, 2))
         warps = f"{4 * tile.row_warpgroups} x {tile.depth}"
-        lines.append(f"| {64 * tile.row_warpgroups * tile.quads} x {tile.tokens} | {warps} | {' | '.join(counts)} |")
+        lines.append(f"| {64 * tile.row_warpgroups} x {tile.tokens} | {warps} | {' | '.join(counts)} |")
     return lines
 
 

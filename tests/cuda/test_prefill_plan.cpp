@@ -201,7 +201,7 @@ TEST(PrefillPlan, EveryTileCanBeLaunched) {
     // Widths of wgmma that ptx::wgmma has; two fragments of 8 tokens are stored at a time.
     EXPECT_TRUE(tile.tokens == 32 || tile.tokens == 64 || tile.tokens == 128 || tile.tokens == 256) << index;
     EXPECT_LE(4 * 4 * tile.warpgroups(), kBarrierGap) << index << ": results reach the barriers";
-    EXPECT_GE(tile.row_warpgroups * tile.depth * tile.quads, 1) << index;
+    EXPECT_EQ(tile.row_groups() % (4 * tile.row_warpgroups), 0) << index << ": wgmma has 64 rows";
     EXPECT_GT(tile.nanoseconds, 0) << index;
   }
 }
