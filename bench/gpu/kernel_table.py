@@ -216,8 +216,10 @@ def read_tiles():
     table = re.search(r"kPrefillTiles\[\] = \{(.*?)\};", text, re.DOTALL)
     if not names or not table:
         raise SystemExit(f"kernel_table.py: expected PrefillTile and kPrefillTiles in {header}")
-    names = names.group(1).split(", ")
-    tiles = [dict(zip(names, map(int, row.split(",")))) for row in re.findall(r"\{([\d, ]+)\}", table.group(1))]
+    tiles = []
+    for row in re.findall(r"\{([\d, ]+)\}", table.group(1)):
+        # More numbers than names: behind the tile's shape follows what it costs.
+        tiles.append(dict(zip(names.group(1).split(", "), map(int, row.split(",")), strict=False)))
     return [Tile(tile["row_warpgroups"], tile["depth"], tile["tokens"]) for tile in tiles]
 
 
