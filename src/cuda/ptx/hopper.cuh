@@ -78,13 +78,10 @@ __device__ inline uint32_t map_to_rank(uint32_t shared, uint32_t rank) {
   return mapped;
 }
 
-__device__ inline float4 load_cluster_4(uint32_t address) {
-  float4 v;
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(address)
+__device__ inline void store_cluster_4(uint32_t address, float4 v) {
+  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(v.x), "f"(v.y), "f"(v.z),
+               "f"(v.w)
                : "memory");
-  return v;
 }
 
 // All threads of all blocks of the cluster meet, and see what was stored before.
@@ -101,6 +98,11 @@ __device__ inline void named_barrier(uint32_t id, uint32_t threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// As named_barrier, without waiting for the others.
+__device__ inline void named_barrier_arrive(uint32_t id, uint32_t threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 // --- registers ---
 
 // A warpgroup gives up the registers beyond, or waits for, so many a thread.
@@ -111,6 +113,13 @@ __device__ inline void give_registers() {
 template <int kRegisters>
 __device__ inline void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// The same value, which the compiler keeps in a register and does not compute again.
+template <typename T>
+__device__ inline T opaque(T v) {
+  asm volatile("" : "+r"(v));
+  return v;
 }
 
 // --- transposed stores ---
