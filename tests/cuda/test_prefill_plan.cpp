@@ -37,8 +37,18 @@ std::string wrong_in_sizes(const PrefillPlan& plan, const PlanCase& one) {
   return size < 0 && plan.units >> plan.group_shift != 0 ? "scale group" : "";
 }
 
-/// Table, barriers and every stage, as prefill.cuh places them, all live at once; and the sums that blocks and turns
-/// add up, where the stages were.
+/// Of the sums that a block's turns and a cluster's blocks send each other, where the stages were. Each part of K keeps
+/// every so many 16 tokens, by turns, and gets the others' sums of these: 1 KB for 16 rows.
+int sum_bytes(const PrefillTile& tile, int split) {
+  int most = 0;
+  for (const int parts : {tile.depth, split * tile.depth}) {  // of a block's own tiles, and of a cluster's
+    const int slots = (tile.tokens / 16 + parts - 1) / parts;
+    most = std::max(most, tile.depth * (parts - 1) * slots * tile.row_groups() * 1024);
+  }
+  return most;
+}
+
+/// Table, barriers and every stage, as prefill.cuh places them, all live at once; and the sums.
 std::string wrong_in_memory(const PrefillPlan& plan, const PlanCase& one) {
   constexpr int kSwizzle = 1024;  // alignment that a swizzled tensor copy demands
   const PrefillTile& tile = plan.shape();
@@ -58,8 +68,7 @@ std::string wrong_in_memory(const PrefillPlan& plan, const PlanCase& one) {
     memory.take(at + scales, groups * tile.row_groups() * kScaleBytes);
   }
   if (!memory.fits()) return "stages";
-  const int sums = tile.depth * tile.row_groups() * tile.tokens / 8 * 512;  // 16 bytes a lane for 16 rows x 8 tokens
-  if (plan.split * tile.depth > 1 && ring + sums > plan.shared_bytes) return "sums";
+  if (ring + sum_bytes(tile, plan.split) > plan.shared_bytes) return "sums";
   if ((kBarrierGap + plan.stages) * kTableStride > prefill_table_bytes(bits)) return "barriers in the table's gaps";
   const int entries = table_bytes(bits) / kTableStride;  // a warp does four in each round
   return 16 * tile.warpgroups() * plan.table_rounds >= entries ? "" : "entries of the table";
@@ -148,9 +157,15 @@ std::string wrong_in_work(const PrefillPlan& plan, const PlanCase& one) {
   return cover_once(units, 0, plan.units) ? "" : "units of K";
 }
 
-/// Every tile can be had where there is wgmma, every split where each block gets a unit and there are so many.
+/// Every tile can be had where there is wgmma, every split where each block gets a unit, there are so many and their
+/// sums have room.
 bool can_be(const PlanCase& one) {
   const PlanWish& wish = one.wish;
+  if (wish.tile > 0 && wish.tile <= kPrefillTileCount && wish.split > 0) {
+    const int sums = sum_bytes(kPrefillTiles[wish.tile - 1], wish.split);
+    const int table = kTableAddress + prefill_table_bytes(one.format.bits);
+    if (table + sums > one.card.limits.shared_per_block) return false;
+  }
   return one.card.limits.wgmma && one.shape.m >= 1 && wish.tile <= kPrefillTileCount &&
          wish.split <= units_along_k(one.shape.k) && (wish.blocks == 0 || wish.blocks >= wish.split);
 }
