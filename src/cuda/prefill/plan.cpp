@@ -54,6 +54,7 @@ PrefillPlan make_prefill_plan(const Shape& shape, const Format& format, const De
       plan.units = units_along_k(shape.k);
       if (room < 1 || plan.units < split) continue;
       plan.tile = index, plan.split = split;
+      plan.units_each = plan.units / split, plan.units_longer = plan.units % split;
       plan.token_tiles = ceil_div(shape.m, tile.tokens);
       plan.row_groups = ceil_div(shape.n, kGroupRows);
       plan.group_shift = group_shift_of(format.group_size);

@@ -44,7 +44,8 @@ struct PrefillPlan {
   RowDeal deal;         // row tiles
   int token_tiles = 1;
   int row_groups = 0, units = 0, group_shift = 0;
-  int table_rounds = 0;  // of building the table, a warp doing four entries in each
+  int units_each = 0, units_longer = 0;  // of a cluster's block, the first `longer` have one more
+  int table_rounds = 0;                  // of building the table, a warp doing four entries in each
   int stages = 0, stage_bytes = 0, shared_bytes = 0;
   bool valid = false;
 

@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
   constexpr int kCodesAt = codes_in_stage(kTokens), kScalesAt = scales_in_stage(kBits, kShape);
   constexpr int kStageBytes = prefill_stage_bytes(kBits, kShape, kGroups);
   constexpr int kBuffers = kShape.fragment_buffers();
-  constexpr int kMultiplying = 1, kSumsRead = 2;  // named barriers
+  constexpr int kAll = 0, kMultiplying = 1, kFetching = 2, kSumsRead = 3;  // named barriers
   const PrefillPlan& plan = args.plan;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   // In a cluster, addresses of a block's own shared memory carry its rank in their high bits.
@@ -72,16 +72,16 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
   const uint32_t lane = threadIdx.x % 32;
   const int stages = ptx::opaque(plan.stages);
   const uint32_t full = own + kTableAddress + kBarrierGap * kTableStride + kTableStride / 2, empty = full + 8;
+  const auto sums_of_warp = [&](int i) { return full + i * kTableStride + 16; };
   const uint32_t ring = own + kTableAddress + prefill_table_bytes(kBits);
 
   // ---- Tiles by turns: first those that a block has for itself, then those whose units of K a cluster shares out.
-  const int split = plan.split, rank = split > 1 ? static_cast<int>(ptx::cluster_rank()) : 0;
+  const int split = plan.split, rank = static_cast<int>(ptx::cluster_rank());
   const int tiles = plan.deal.blocks * plan.token_tiles, whole = plan.whole_tiles;
-  const int cluster = static_cast<int>(blockIdx.x) / split, clusters = static_cast<int>(gridDim.x) / split;
-  const int each = plan.units / split, longer = plan.units - each * split;
+  const int cluster = static_cast<int>(ptx::cluster_index());
   const int first_tile = whole > 0 ? static_cast<int>(blockIdx.x) : cluster;
   const auto next_tile = [&](int index) {
-    if (index >= whole) return index + clusters;
+    if (index >= whole) return index + plan.clusters;
     index += static_cast<int>(gridDim.x);
     return index < whole ? index : whole + cluster;
   };
@@ -90,15 +90,16 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
   };
   const auto units_of = [&](int index) {
     if (index < whole) return Units{0, plan.units};
-    const int begin = share_begin(each, longer, rank);
-    return Units{begin, begin + each + (rank < longer)};
+    const int begin = share_begin(plan.units_each, plan.units_longer, rank);
+    return Units{begin, begin + plan.units_each + (rank < plan.units_longer)};
   };
   struct Tile {
     int segment, row, rows, token;  // row groups
   };
   const auto tile_at = [&](int index) {
-    int row_tile = index / plan.token_tiles, segment = 0;
-    const int token = (index - row_tile * plan.token_tiles) * kTokens;
+    int row_tile = index, token = 0, segment = 0;
+    if (plan.token_tiles > 1)
+      row_tile = index / plan.token_tiles, token = (index - row_tile * plan.token_tiles) * kTokens;
     if (plan.deal.segments > 1) {
 #pragma unroll 1
       while (row_tile >= plan.deal.share[segment].blocks) row_tile -= plan.deal.share[segment++].blocks;
@@ -112,19 +113,23 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
   const auto codebook_value = [&](int segment) {
     return ptx::load_global_2(static_cast<const uint16_t*>(args.codebooks) + (segment << kBits) + lane % (1 << kBits));
   };
-  uint32_t value = codebook_value(first_tile < tiles ? tile_at(first_tile).segment : 0);
+  int built = first_tile < tiles ? tile_at(first_tile).segment : 0;  // the segment whose table is there
+  uint32_t value = codebook_value(built);
   __syncwarp();  // keeps the load here
-  if (warp == kWarps && lane == 0) {
-    for (int i = 0; i < stages; ++i) {
-      ptx::mbarrier_init(full + i * kTableStride, kFetchingWarps);
-      ptx::mbarrier_init(empty + i * kTableStride, kRowWarps);
-    }
-    ptx::fence_mbarrier_init();
-  }
-  __syncthreads();
 
+  // Until the first copies are asked for nothing is done that they need not.
   if (warp >= kWarps) {
     ptx::give_registers<kShape.other_registers()>();  // to those who multiply
+    if (warp == kWarps && lane == 0) {
+      for (int i = 0; i < stages; ++i) {
+        ptx::mbarrier_init(full + i * kTableStride, kFetchingWarps);
+        ptx::mbarrier_init(empty + i * kTableStride, kRowWarps);
+      }
+      for (int i = 0; i < kWarps; ++i) ptx::mbarrier_init(sums_of_warp(i), 1);
+      ptx::fence_mbarrier_init();
+    }
+    ptx::named_barrier(kFetching, 128);
+    ptx::named_barrier_arrive(kAll, kShape.threads());
     // A warp each fetches activations, codes and scales: to issue a copy takes 50 ns.
     const int part = warp - kWarps;
     int stage = 0;
@@ -163,25 +168,27 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
       }
       __syncwarp();
       // Those below, in which sums pass through the stages.
-      if (split > 1 && index >= whole) ptx::cluster_barrier(), ptx::cluster_barrier();
+      if (split > 1 && index >= whole) ptx::cluster_barrier();
       if (kDepth > 1 || (split > 1 && index >= whole)) ptx::named_barrier(kSumsRead, kShape.threads());
     }
     return;
   }
 
   // ---- Those who multiply.
-  ptx::take_registers<kShape.registers()>();
   const auto gap = [&](int number) { return own + kTableAddress + kTableStride / 2 + number * kTableStride; };
   const auto multiplying_barrier = [] { ptx::named_barrier(kMultiplying, 32 * kWarps); };
   // Its place among the warps along the rows; the units that it takes of every kDepth; the stage of a tile's first
   // unit.
   const int row_warp = warp % kRowWarps, turn = warp / kRowWarps;
   Place first;
-  int built = -1;  // the segment whose table is there
   const uint32_t my_codes = ptx::opaque(ring + kCodesAt + row_warp * kUnitBytes + lane * (kBits == 4 ? 16 : 8));
   const uint32_t my_scales = ptx::opaque(ring + kScalesAt + row_warp * kScaleBytes + lane / 4 * 4);
   const uint32_t ring_in_matrices = ptx::opaque((ring - own) / 16);
   Table<kBits> table;
+  table.build(value, plan.table_rounds, warp, kWarps, static_cast<int>(lane), own);
+  ptx::named_barrier(kAll, kShape.threads());
+  ptx::take_registers<kShape.registers()>();
+  uint32_t sums_parity = 0;
 
 #pragma unroll 1
   for (int index = first_tile; index < tiles; index = next_tile(index)) {
@@ -189,11 +196,9 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
     const Units units = units_of(index);
     float4 sums[kTiles];
     if (tile.segment != built) {
-      if (built >= 0) {
-        multiplying_barrier();  // everybody is done with the table that is there
-        value = codebook_value(tile.segment);
-      }
+      multiplying_barrier();  // everybody is done with the table that is there
       built = tile.segment;
+      value = codebook_value(built);
       table.build(value, plan.table_rounds, warp, kWarps, static_cast<int>(lane), own);
       multiplying_barrier();
     }
@@ -298,47 +303,52 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
     const int parts = index < whole ? kDepth : split * kDepth;
     const int part = index < whole ? turn : rank * kDepth + turn;
     // Where sums are shared out, every 16 tokens are a part's own by turns. The others send theirs to where its stages
-    // were: [turn][sender][row warp][16 tokens][2].
+    // were: [turn][sender][row warp][16 tokens][2]. A barrier of the receiving warp counts the bytes.
     const int slots = (kTiles / 2 + parts - 1) / parts;
     const uint32_t sender_bytes = kRowWarps * slots * 1024;
     const uint32_t my_sums = ring + row_warp * slots * 1024 + lane * 16;
-    if (shared) {
-      const auto meet = [&] {
-        if (parts > kDepth) {
-          ptx::cluster_barrier();
-        } else {
-          multiplying_barrier();
-        }
-      };
-      meet();  // nobody reads a stage any more
+    const auto for_each_slot = [&](auto&& act) {
       int owner = 0, slot = 0;
 #pragma unroll
       for (int i = 0; i < kTiles; i += 2) {
-        if (owner != part && present && tile.token + 8 * i < args.m) {
-          const int box = owner % kDepth * (parts - 1) + part - (part > owner);
-          const uint32_t to =
-              ptx::map_to_rank(my_sums + box * sender_bytes + slot * 1024, parts > kDepth ? owner / kDepth : rank);
-          ptx::store_cluster_4(to, sums[i]);
-          ptx::store_cluster_4(to + 512, sums[i + 1]);
-        }
+        if (present && tile.token + 8 * i < args.m) act(i, owner, slot);
         if (++owner == parts) owner = 0, ++slot;
       }
-      meet();
-    }
-    int owner = 0;
-    uint32_t at = my_sums + turn * (parts - 1) * sender_bytes;
-#pragma unroll
-    for (int i = 0; i < kTiles; i += 2) {
-      if (owner == part && present && tile.token + 8 * i < args.m) {
-#pragma unroll 1
-        for (int sender = 0; sender < parts - 1; ++sender) {
-          sums[i] = sum_of(sums[i], ptx::load_shared_floats(at + sender * sender_bytes));
-          sums[i + 1] = sum_of(sums[i + 1], ptx::load_shared_floats(at + sender * sender_bytes + 512));
-        }
-        store(tile.token + 8 * i, sums[i], sums[i + 1]);
+    };
+    if (shared) {
+      // Nobody in the cluster, or the block, reads a stage any more.
+      if (parts > kDepth) {
+        ptx::cluster_barrier();
+      } else {
+        multiplying_barrier();
       }
-      if (++owner == parts) owner = 0, at += 1024;
+      uint32_t bytes = 0;
+      for_each_slot([&](int i, int owner, int slot) {
+        if (owner == part) {
+          bytes += (parts - 1) * 1024;
+          return;
+        }
+        const int box = owner % kDepth * (parts - 1) + part - (part > owner);
+        const uint32_t to_rank = parts > kDepth ? owner / kDepth : rank;
+        const uint32_t to = ptx::map_to_rank(my_sums + box * sender_bytes + slot * 1024, to_rank);
+        const uint32_t barrier = ptx::map_to_rank(sums_of_warp(owner % kDepth * kRowWarps + row_warp), to_rank);
+        ptx::send(to, sums[i], barrier);
+        ptx::send(to + 512, sums[i + 1], barrier);
+      });
+      if (lane == 0) ptx::mbarrier_arrive_expect(sums_of_warp(warp), bytes);
+      ptx::mbarrier_wait(sums_of_warp(warp), sums_parity);
+      sums_parity ^= 1;
     }
+    for_each_slot([&](int i, int owner, int slot) {
+      if (owner != part) return;
+      uint32_t at = my_sums + turn * (parts - 1) * sender_bytes + slot * 1024;
+#pragma unroll 1
+      for (int sender = 1; sender < parts; ++sender, at += sender_bytes) {
+        sums[i] = sum_of(sums[i], ptx::load_shared_floats(at));
+        sums[i + 1] = sum_of(sums[i + 1], ptx::load_shared_floats(at + 512));
+      }
+      store(tile.token + 8 * i, sums[i], sums[i + 1]);
+    });
     if (shared) {
       ptx::fence_proxy_async();  // the copy engine writes there next
       ptx::named_barrier_arrive(kSumsRead, kShape.threads());
