@@ -69,7 +69,8 @@ std::string wrong_in_memory(const PrefillPlan& plan, const PlanCase& one) {
   }
   if (!memory.fits()) return "stages";
   if (ring + sum_bytes(tile, plan.split) > plan.shared_bytes) return "sums";
-  if ((kBarrierGap + plan.stages) * kTableStride > prefill_table_bytes(bits)) return "barriers in the table's gaps";
+  const int barriers = std::max(plan.stages, 4 * tile.warpgroups());  // of stages, and of each warp's sums
+  if ((kBarrierGap + barriers) * kTableStride > prefill_table_bytes(bits)) return "barriers in the table's gaps";
   const int entries = table_bytes(bits) / kTableStride;  // a warp does four in each round
   return 16 * tile.warpgroups() * plan.table_rounds >= entries ? "" : "entries of the table";
 }
@@ -149,10 +150,9 @@ std::string wrong_in_work(const PrefillPlan& plan, const PlanCase& one) {
     if (const std::string wrong = wrong_in_tile(plan, one, index); !wrong.empty()) return wrong;
   }
   std::vector<Range> units;
-  const int each = plan.units / plan.split, longer = plan.units - each * plan.split;
   for (int rank = 0; rank < plan.split; ++rank) {
-    const int begin = share_begin(each, longer, rank);
-    units.push_back({begin, begin + each + (rank < longer)});
+    const int begin = share_begin(plan.units_each, plan.units_longer, rank);
+    units.push_back({begin, begin + plan.units_each + (rank < plan.units_longer)});
   }
   return cover_once(units, 0, plan.units) ? "" : "units of K";
 }
