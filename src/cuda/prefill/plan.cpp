@@ -31,8 +31,10 @@ bool place(PrefillPlan& plan, const Format& format, const DeviceLimits& device) 
   const int table = kTableAddress + prefill_table_bytes(format.bits);
   plan.stage_bytes = prefill_stage_bytes(format.bits, tile, groups_of_unit(format.group_size));
   plan.stages = std::min(kMostPrefillStages, (device.shared_per_block - table) / plan.stage_bytes);
-  const int parts = plan.split * tile.depth, slots = ceil_div(tile.tokens / 16, parts);
-  const int sums = tile.depth * (parts - 1) * tile.row_groups() * slots * 1024;  // that others send
+  // Sums that others send: of the block's other turn, of the cluster's other blocks.
+  const int turns = (tile.depth - 1) * tile.tokens / 32;
+  const int blocks = (plan.split - 1) * ceil_div(tile.tokens / 16 / tile.depth, plan.split);
+  const int sums = 4 * tile.warpgroups() * std::max(turns, blocks) * 1024;
   plan.shared_bytes = table + std::max(plan.stages * plan.stage_bytes, sums);
   return plan.stages >= std::max(kLeastStages, tile.depth) && plan.shared_bytes <= device.shared_per_block;
 }
