@@ -37,15 +37,12 @@ std::string wrong_in_sizes(const PrefillPlan& plan, const PlanCase& one) {
   return size < 0 && plan.units >> plan.group_shift != 0 ? "scale group" : "";
 }
 
-/// Of the sums that a block's turns and a cluster's blocks send each other, where the stages were. Each part of K keeps
-/// every so many 16 tokens, by turns, and gets the others' sums of these: 1 KB for 16 rows.
+/// Of the sums that warps get from others, where the stages were: first from the same rows' other turns, then from the
+/// same warps of the cluster's other blocks. Each 16 tokens, 1 KB for 16 rows, are one's own by turns.
 int sum_bytes(const PrefillTile& tile, int split) {
-  int most = 0;
-  for (const int parts : {tile.depth, split * tile.depth}) {  // of a block's own tiles, and of a cluster's
-    const int slots = (tile.tokens / 16 + parts - 1) / parts;
-    most = std::max(most, tile.depth * (parts - 1) * slots * tile.row_groups() * 1024);
-  }
-  return most;
+  const int pieces = tile.tokens / 16, of_turn = (pieces + tile.depth - 1) / tile.depth;
+  const int of_block = (of_turn + split - 1) / split;
+  return 4 * tile.warpgroups() * std::max((tile.depth - 1) * of_turn, (split - 1) * of_block) * 1024;
 }
 
 /// Table, barriers and every stage, as prefill.cuh places them, all live at once; and the sums.
