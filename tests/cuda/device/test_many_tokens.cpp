@@ -60,6 +60,20 @@ TEST_F(CudaManyTokens, EveryFormatAgreesWithFloat64) {
   }
 }
 
+// More tiles than a card holds blocks: some are a block's own, and what remains is shared out between the blocks of
+// clusters. Both find their table, their rows and their barriers as the last tile left them.
+TEST_F(CudaManyTokens, MoreTilesThanTheCardHolds) {
+  auto random = fresh_random();
+  for (const int64_t n : {17000, 20000, 27000}) {
+    Draw draw = random_format(random);
+    draw.rows = {8192, 96, n - 8288};
+    draw.k = 32 * random_between(random, 20, 40);
+    const GemmCase one(random, draw, 520);
+    for (const int64_t m : {70, 256, 520}) one.expect(m);
+    if (HasFailure()) return;
+  }
+}
+
 // One block's share of K may be a single unit, a block's rows a single row, a matrix smaller than a tile or much wider
 // than it is long.
 TEST_F(CudaManyTokens, ShapesAtTheEdge) {
