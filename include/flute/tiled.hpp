@@ -22,7 +22,11 @@ struct TiledView {
   void* scales = nullptr;
   void* codebooks = nullptr;  ///< [segment_count, 2^bits]
 
-  int64_t n() const;
+  int64_t n() const {
+    int64_t n = 0;
+    for (int i = 0; i < segment_count; ++i) n += segment_rows[static_cast<size_t>(i)];
+    return n;
+  }
 };
 
 /// Bytes of the buffers, padding included. What device and pointers are does not matter.

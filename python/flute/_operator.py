@@ -136,7 +136,9 @@ class Tiled:
     def _fill(self, dtype: torch.dtype, packed: Array | None) -> None:
         """Makes the values of a dtype; of codes too, where they are given."""
         _, scale_bytes, codebook_bytes = self._bytes(dtype)
-        values = Values(*(torch.empty(size // 2, dtype=dtype, device=self.device) for size in (scale_bytes, codebook_bytes)))
+        values = Values(
+            *(torch.empty(size // 2, dtype=dtype, device=self.device) for size in (scale_bytes, codebook_bytes))
+        )
         _, _, bits, group_size = self.sizes
         source = PackedView(
             ctypes.sizeof(PackedView),

@@ -28,12 +28,14 @@ class Linear(torch.nn.Module):
     a parameter; or None.
 
     The weight is a constant: gradients go to x and bias. Its names in the state_dict are those of the file format,
-    "weight_packed", "weight_scale", "weight_codebook" and, where q has offsets, "weight_offset", in host memory wherever
-    the layer is; loading takes any of the same shape, whatever its bits and group size. Its values never change: .to(),
-    .half() and the like move it as `QuantizedTensor.to` does, and a dtype says what activations a GPU is to expect. x
-    may have any of the three dtypes on the CPU, float16 or bfloat16 on a GPU (the bias must have that of x).
+    "weight_packed", "weight_scale", "weight_codebook" and, where q has offsets, "weight_offset", in host memory
+    wherever the layer is; loading takes any of the same shape, whatever its bits and group size. Its values never
+    change: .to(), .half() and the like move it as `QuantizedTensor.to` does, and a dtype says what activations a GPU is
+    to expect. x may have any of the three dtypes on the CPU, float16 or bfloat16 on a GPU (the bias must have that of
+    x).
 
-    Raises TypeError and ValueError; ImportError without PyTorch, flute.Error of kind "unsupported" without the operator.
+    Raises TypeError and ValueError; ImportError without PyTorch, flute.Error of kind "unsupported" without the
+    operator.
     """
 
     def __init__(self, q: QuantizedTensor, bias: torch.Tensor | None = None) -> None:
@@ -193,8 +195,9 @@ def quantize_model(
     beginnings of names up to a dot, that stay as they are; None: the output head of a transformers model.
     layers: for each module that differs, by name, the arguments among bits, codebook and group_size that differ.
 
-    A layer stays on its device; the quantizing itself is done on the CPU. Only modules of exactly the type torch.nn.Linear are replaced. Raises TypeError and ValueError, which name the
-    layer; layers before it are replaced then.
+    A layer stays on its device; the quantizing itself is done on the CPU. Only modules of exactly the type
+    torch.nn.Linear are replaced. Raises TypeError and ValueError, which name the layer; layers before it are replaced
+    then.
     """
     left = list(modules_to_not_convert) if modules_to_not_convert is not None else head_of(model)
     for name, module in list(model.named_modules()):

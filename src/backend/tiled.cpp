@@ -1,6 +1,6 @@
 #include "flute/tiled.hpp"
 
-#include <numeric>
+#include <utility>
 
 #include "backend/segments.hpp"
 #include "base/fail.hpp"
@@ -45,10 +45,6 @@ void check_filled(const TiledView& matrix) {
 }
 
 }  // namespace
-
-int64_t TiledView::n() const {
-  return std::accumulate(segment_rows.begin(), segment_rows.begin() + segment_count, int64_t{0});
-}
 
 TiledBytes tiled_bytes(const TiledView& matrix) {
   check_tiled(matrix);

@@ -99,8 +99,8 @@ def test_opcheck(dtype, shape):
     q = example()
     weight = raw(q)
     x, bias = torch.randn(shape).to(dtype).requires_grad_(), torch.randn(96).to(dtype).requires_grad_()
-    for given in (bias, None):
-        torch.library.opcheck(torch.ops.flute.gemm.default, (x, *weight, given, 4, 64))
+    for added in (bias, None):
+        torch.library.opcheck(torch.ops.flute.gemm.default, (x, *weight, added, 4, 64))
     y = torch.randn(*shape[:-1], 96).to(dtype)
     torch.library.opcheck(torch.ops.flute.gemm_transposed.default, (y, *weight, 4, 64))
 
@@ -256,7 +256,7 @@ def test_bad_arguments(call, error, message):
 @settings(max_examples=20)
 @given(cases.tensors(), dtypes)
 def test_the_operator_needs_nothing_but_its_tensors(case, dtype):
-    """Tensors that it has never seen give the bits of those that it knows, also at the address of ones that are gone."""
+    """Tensors that it has never seen give the bits of those that it knows, also where others were before."""
     q = case[0]
     x = torch.randn(3, q.k).to(DTYPES[dtype])
     expected = flute.gemm(x, q)
