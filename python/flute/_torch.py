@@ -65,14 +65,14 @@ class Linear(torch.nn.Module):
         sizes = self._q.bits, self._q.group_size
         result: torch.Tensor
         if self._device.type == "cpu":
-            tensors = self._packed, self._scales, self._codebook, self._offsets
-            result = torch.ops.flute.gemm(x, *tensors, bias, *sizes)
+            packed = self._packed, self._scales, self._codebook, self._offsets
+            result = torch.ops.flute.gemm(x, *packed, bias, *sizes)
             return result
         scales, codebook = _VALUES[x.dtype]
         if scales not in self._buffers:
             self._set(self._q, x.dtype)
-        tensors = self.tiled_codes, getattr(self, scales), getattr(self, codebook)
-        result = torch.ops.flute.gemm_tiled(x, *tensors, bias, [self.out_features], self.in_features, *sizes)
+        tiled = self.tiled_codes, getattr(self, scales), getattr(self, codebook)
+        result = torch.ops.flute.gemm_tiled(x, *tiled, bias, [self.out_features], self.in_features, *sizes)
         return result
 
     def extra_repr(self) -> str:
@@ -104,7 +104,7 @@ class Linear(torch.nn.Module):
             if dtype is None and self.bias is not None and self.bias.dtype in _VALUES:
                 dtype = self.bias.dtype
             q = moved(self._q, device, dtype)
-            super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+            super()._apply(fn, recurse)
         finally:
             self._buffers.update(buffers)
         self._set(q)
@@ -117,7 +117,7 @@ class Linear(torch.nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         dtypes = state.pop("_dtypes")
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)
         self._set(moved(self._q, self._device, *dtypes[:1]))
         for dtype in dtypes[1:]:
             self._set(self._q, dtype)

@@ -12,7 +12,7 @@ It registers "flute" by transformers' own register_quantization_config and regis
 On the CPU or on GPUs, as device_map says; a model that is partly on the one and partly on the others is refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,16 +128,8 @@ class FluteQuantizer(HfQuantizer):
     quantization_config: FluteConfig
 
     def validate_environment(self, *_: Any, device_map: Any = None, **__: Any) -> None:
-        devices = device_map.values() if isinstance(device_map, dict) else [device_map]
-        for device in devices:
-            if device in (None, "auto", "balanced", "balanced_low_0", "sequential") or isinstance(device, int):
-                continue
-            try:
-                kind = torch.device(device).type
-            except (TypeError, RuntimeError):
-                kind = "other"
-            if kind not in ("cpu", "cuda"):
-                raise ValueError(f"flute: device_map: expected the CPU or CUDA devices, found {device!r}")
+        if device_map not in (None, "auto", "balanced", "balanced_low_0", "sequential"):
+            _expect_one_kind(device_map.values() if isinstance(device_map, dict) else [device_map])
 
     def update_device_map(self, device_map: Any) -> Any:
         return {"": "cpu"} if device_map == "auto" and not torch.cuda.is_available() else device_map
@@ -147,7 +139,8 @@ class FluteQuantizer(HfQuantizer):
         module = model.get_submodule(name) if last == "place" else None
         if isinstance(module, _Waiting):
             return float(module.q.nbytes)
-        return super().param_element_size(model, param_name, param)
+        size: float = super().param_element_size(model, param_name, param)
+        return size
 
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **_: Any
@@ -187,10 +180,7 @@ class FluteQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         waiting = [(name, module) for name, module in model.named_modules() if isinstance(module, _Waiting)]
-        kinds = {module.place.device.type for _, module in waiting}
-        if len(kinds) > 1:
-            found = " and ".join(sorted(kinds))
-            raise ValueError(f"flute: device_map: expected all layers on the CPU or all on GPUs, found {found}")
+        _expect_one_kind(getattr(model, "hf_device_map", {}).values())
         dtype = model.dtype if model.dtype in (torch.float16, torch.bfloat16) else None
         for name, module in waiting:
             layer = Linear(moved(module.q, module.place.device, dtype))
@@ -209,6 +199,19 @@ class FluteQuantizer(HfQuantizer):
     @property
     def is_compileable(self) -> bool:
         return True
+
+
+def _expect_one_kind(devices: Iterable[Any]) -> None:
+    """What is offloaded from GPUs to the CPU or to disk is beyond what a layer can follow."""
+    kinds = set()
+    for device in devices:
+        try:
+            kinds.add(torch.device(device).type)
+        except (TypeError, RuntimeError):
+            kinds.add(str(device))
+    if not (kinds <= {"cpu"} or kinds <= {"cuda"}):
+        found = " and ".join(sorted(kinds))
+        raise ValueError(f"flute: device_map: expected the CPU or CUDA devices alone, found {found}")
 
 
 def _has(model: PreTrainedModel, name: str) -> bool:
