@@ -239,8 +239,8 @@ flute_status flute_tiled_bytes(const flute_tiled_view* matrix, size_t* codes, si
 /* Fills the buffers from packed matrices of these sizes, which lie where flute_matrix_create takes them from, and loads
  * the kernels. `codes` may be NULL, or both `scales` and `codebooks`: that part is left as it is. In the order of
  * `stream` (a cudaStream_t), which it waits for. */
-flute_status flute_tile(const flute_tiled_view* matrix, const flute_packed_view* const* segments,
-                        int32_t segment_count, void* stream);
+flute_status flute_tile(const flute_tiled_view* matrix, const flute_packed_view* const* segments, int32_t segment_count,
+                        void* stream);
 
 /* The codes of a segment as they were packed, to codes[rows, k * bits / 32] in device memory. Asynchronous. */
 flute_status flute_untile(const flute_tiled_view* matrix, int32_t segment, uint32_t* codes, void* stream);

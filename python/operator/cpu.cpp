@@ -94,7 +94,8 @@ void expect(const Tensor& tensor, const std::vector<int64_t>& shape, const char*
 flute_packed_view view_of(const Tensor& packed, const Tensor& scales, const Tensor& codebook,
                           const std::optional<Tensor>& offsets, int64_t bits, int64_t group_size) {
   if (bits < 1 || bits > 8) fail("bits: expected 1..8, found ", bits);
-  if (packed.scalar_type() != ScalarType::Int || packed.dim() != 2 || packed.size(1) == 0 || packed.size(1) % bits != 0) {
+  if (packed.scalar_type() != ScalarType::Int || packed.dim() != 2 || packed.size(1) == 0 ||
+      packed.size(1) % bits != 0) {
     fail("packed: expected int32 [N, K * ", bits, " / 32]");
   }
   flute_packed_view view = {};
