@@ -147,7 +147,9 @@ class Tiled:
             group_size,
             bits,
             self._scale_code,
-            self._scales.ctypes.data if packed is None else packed.ctypes.data,  # not read without codes to be made
+            (
+                self._codebook if packed is None else packed
+            ).ctypes.data,  # without codes to be made nothing is read there
             self._scales.ctypes.data,
             None if self._offsets is None else self._offsets.ctypes.data,
             self._codebook.ctypes.data,

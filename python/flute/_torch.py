@@ -19,6 +19,7 @@ _VALUES = {
     torch.float16: ("tiled_scales_fp16", "tiled_codebook_fp16"),
     torch.bfloat16: ("tiled_scales_bf16", "tiled_codebook_bf16"),
 }
+_BUFFERS = {_CODES}.union(*_VALUES.values())
 
 
 class Linear(torch.nn.Module):
@@ -84,7 +85,7 @@ class Linear(torch.nn.Module):
         if isinstance(weight, Tiled) and dtype is not None:
             weight.of(dtype)
         self._q, self._weight, self._device = q, weight, weight.device
-        self._buffers.clear()
+        self._hide_buffers()
         if isinstance(weight, Packed):
             self._packed, self._scales, self._codebook, self._offsets = weight.tensors
             return
@@ -98,8 +99,7 @@ class Linear(torch.nn.Module):
         # What it does to an empty tensor tells where the weight is to go, and for which dtype.
         example = fn(torch.empty(0, device=self._device))
         device, dtype = example.device, example.dtype if example.dtype in _VALUES else None
-        buffers = dict(self._buffers)
-        self._buffers.clear()
+        buffers = self._hide_buffers()
         try:
             if dtype is None and self.bias is not None and self.bias.dtype in _VALUES:
                 dtype = self.bias.dtype
@@ -110,10 +110,15 @@ class Linear(torch.nn.Module):
         self._set(q)
         return self
 
+    def _hide_buffers(self) -> dict[str, torch.Tensor | None]:
+        """Takes the weight's from among the module's buffers, and returns them."""
+        return {name: self._buffers.pop(name) for name in _BUFFERS & self._buffers.keys()}
+
     def __getstate__(self) -> dict[str, Any]:
         tensors = ("_weight", "_packed", "_scales", "_codebook", "_offsets")
         state = {name: value for name, value in self.__dict__.items() if name not in tensors}
-        return {**state, "_buffers": {}, "_q": moved(self._q, "cpu"), "_dtypes": self._dtypes()}
+        buffers = {name: value for name, value in self._buffers.items() if name not in _BUFFERS}
+        return {**state, "_buffers": buffers, "_q": moved(self._q, "cpu"), "_dtypes": self._dtypes()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         dtypes = state.pop("_dtypes")
