@@ -140,6 +140,7 @@ class Tiled:
             *(torch.empty(size // 2, dtype=dtype, device=self.device) for size in (scale_bytes, codebook_bytes))
         )
         _, _, bits, group_size = self.sizes
+        words = self._codebook if packed is None else packed  # read only where codes are to be made
         source = PackedView(
             ctypes.sizeof(PackedView),
             self.n,
@@ -147,9 +148,7 @@ class Tiled:
             group_size,
             bits,
             self._scale_code,
-            (
-                self._codebook if packed is None else packed
-            ).ctypes.data,  # without codes to be made nothing is read there
+            words.ctypes.data,
             self._scales.ctypes.data,
             None if self._offsets is None else self._offsets.ctypes.data,
             self._codebook.ctypes.data,

@@ -123,7 +123,10 @@ class Linear(torch.nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         dtypes = state.pop("_dtypes")
         super().__setstate__(state)
-        self._set(moved(self._q, self._device, *dtypes[:1]))
+        self._place(self._q, self._device, dtypes)
+
+    def _place(self, q: QuantizedTensor, device: torch.device, dtypes: list[torch.dtype]) -> None:
+        self._set(moved(q, device, *dtypes[:1]))
         for dtype in dtypes[1:]:
             self._set(self._q, dtype)
 
@@ -156,10 +159,7 @@ class Linear(torch.nn.Module):
             missing_keys += missing
             return
         try:
-            dtypes = self._dtypes()
-            self._set(moved(self._read(parts), self._device, *dtypes[:1]))
-            for dtype in dtypes[1:]:
-                self._set(self._q, dtype)
+            self._place(self._read(parts), self._device, self._dtypes())
         except (TypeError, ValueError, Error) as error:
             error_msgs.append(f"{prefix}weight: {error}")
 

@@ -1,5 +1,7 @@
 #include "cuda/multiply_plan.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace flute::cuda {
@@ -21,6 +23,7 @@ MultiplyPlan make_multiply_plan(Family family, const Shape& shape, const Format&
   }
   Shape part = shape;
   part.m = std::min(shape.m, kMaxDecodeTokens);
+  plan.launches = (std::max(shape.m, 1) + kMaxDecodeTokens - 1) / kMaxDecodeTokens;
   plan.decode = make_decode_plan(part, format, device, wish);
   plan.rest_tokens = shape.m % kMaxDecodeTokens;
   if (shape.m > kMaxDecodeTokens && plan.rest_tokens > 0) {
@@ -37,7 +40,11 @@ MultiplyPlan make_multiply_plan(const Shape& shape, const Format& format, const 
 }
 
 std::string to_string(const MultiplyPlan& plan) {
-  return plan.family == Family::kPrefill ? to_string(plan.prefill) : to_string(plan.decode);
+  if (plan.family == Family::kPrefill) return to_string(plan.prefill);
+  std::string text = to_string(plan.decode);
+  if (plan.launches > 1) text += fmt::format(", {} tokens at a time", kMaxDecodeTokens);
+  if (plan.rest.valid) text += fmt::format("; the last {}: {}", plan.rest_tokens, to_string(plan.rest));
+  return text;
 }
 
 }  // namespace flute::cuda
