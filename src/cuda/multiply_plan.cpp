@@ -8,8 +8,12 @@ namespace flute::cuda {
 
 namespace {
 
-// Up to here decode is faster (docs/kernel-notes.md).
-constexpr int kMostTokensDecoded = 32;
+// Whether prefill is the faster of the two, as an H100 was seen to have it (docs/kernel-notes.md): more tokens pay for
+// its beginning and end the sooner, the more weights there are.
+bool suits_prefill(const Shape& shape) {
+  const int64_t weights = static_cast<int64_t>(shape.n) * shape.k;
+  return shape.m > 64 || (shape.m > 32 && weights >= 700'000) || (shape.m > 16 && weights >= 14'000'000);
+}
 
 }  // namespace
 
@@ -35,7 +39,7 @@ MultiplyPlan make_multiply_plan(Family family, const Shape& shape, const Format&
 
 MultiplyPlan make_multiply_plan(const Shape& shape, const Format& format, const DeviceLimits& device,
                                 const PlanWish& wish) {
-  const bool many = shape.m > kMostTokensDecoded && device.wgmma;
+  const bool many = device.wgmma && suits_prefill(shape);
   return make_multiply_plan(many ? Family::kPrefill : Family::kDecode, shape, format, device, wish);
 }
 
