@@ -45,9 +45,9 @@ TEST_F(CudaTiled, MultipliesAndDequantizesAsAMatrixOfTheLibrary) {
       Draw draw;
       draw.bits = bits;
       draw.k = k;
-      draw.rows = rows[random_between(random, 0, static_cast<int64_t>(rows.size()) - 1)];
+      draw.rows = rows[static_cast<size_t>(random_between(random, 0, static_cast<int64_t>(rows.size()) - 1))];
       constexpr int64_t kGroups[] = {32, 64, 128, 256, -1};
-      draw.group_size = kGroups[random_between(random, 0, 4)];
+      draw.group_size = kGroups[static_cast<size_t>(random_between(random, 0, 4))];
       draw.dtype = random_between(random, 0, 1) == 0 ? DType::kF16 : DType::kBF16;
       draw.scale_dtype = static_cast<DType>(random_between(random, 0, 2));
       SCOPED_TRACE(draw.text());
