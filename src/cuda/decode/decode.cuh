@@ -130,6 +130,7 @@ __global__ void __launch_bounds__(32 * max_warps(kTilesM), min_blocks(kTilesM, k
   fetch_weights(stage);
   Table<kBits> table;
   table.build(value, plan.table_rounds, warp, static_cast<int>(blockDim.x / 32), lane);
+  if constexpr (kPermutes > 0) table.build_permutes(value);
   // Where this lane's row of a tile of 8 tokens is in a stage, for ldmatrix: in the first tile, and how much further in
   // tile i. Tokens that are not there repeat one of the first tile.
   const uint32_t x_first = min(lane % 8, args.m - 1u);
@@ -200,7 +201,7 @@ __global__ void __launch_bounds__(32 * max_warps(kTilesM), min_blocks(kTilesM, k
                 for (int i = 0; i < kTilesM; ++i) part[r][i] = make_float4(0, 0, 0, 0);
               }
               uint32_t a[4];
-              table.decode(words[r], f, a);
+              table.template decode<kPermutes>(words[r], f, a);
 #pragma unroll
               for (int i = 0; i < kTilesM; ++i) {
                 const uint4 v = b[f / 2][i];
@@ -249,7 +250,7 @@ __global__ void __launch_bounds__(32 * max_warps(kTilesM), min_blocks(kTilesM, k
                                   const uint4(&tokens)[kTilesM / 2]) {
           const uint32_t lower = __byte_perm(s, 0, 0x1010), upper = __byte_perm(s, 0, 0x3232);
           uint32_t a[4];
-          table.decode(words, f, a);
+          table.template decode<kPermutes>(words, f, a);
           a[0] = scale_pair<T>(a[0], lower), a[2] = scale_pair<T>(a[2], lower);
           a[1] = scale_pair<T>(a[1], upper), a[3] = scale_pair<T>(a[3], upper);
 #pragma unroll

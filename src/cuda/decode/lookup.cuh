@@ -50,6 +50,7 @@ __device__ inline uint32_t scale_pair<__nv_bfloat16>(uint32_t pair, uint32_t sca
 template <int kBits>
 struct Table {
   uint32_t lane_offset;
+  uint32_t low, high;  // 2 bits: low and high bytes of the four values, for byte permutes
 
   // `value`: the codebook, one value a lane. `own`: what a block's addresses of its shared memory carry in a cluster.
   __device__ void build(uint32_t value, int rounds, int warp, int warps, int lane, uint32_t own = 0) {
@@ -75,6 +76,24 @@ struct Table {
     lane_offset = own | (kBits == 2 ? lane % 16 * 8 : lane * 4);
   }
 
+  // For permute(), 2 bits.
+  __device__ void build_permutes(uint32_t value) {
+    low = high = 0;
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const uint32_t v = __shfl_sync(~0u, value, c, 4);
+      low |= (v & 0xff) << (8 * c);
+      high |= v >> 8 << (8 * c);
+    }
+  }
+
+  // The values of the codes in the four low nibbles of s, whose other bits are 0, as two pairs.
+  __device__ void permute(uint32_t s, uint32_t& first, uint32_t& second) const {
+    const uint32_t l = __byte_perm(low, 0, s), h = __byte_perm(high, 0, s);
+    first = __byte_perm(l, h, 0x5140);
+    second = __byte_perm(l, h, 0x7362);
+  }
+
   // The entry of byte `byte` of w: one instruction for the address, one for the load.
   __device__ uint32_t pair(uint32_t w, int byte) const {
     return ptx::load_shared<kTableAddress>(__byte_perm(w, lane_offset, 0x7604 | byte << 4));
@@ -84,6 +103,9 @@ struct Table {
   }
 
   // Fragment `fragment` (0..3) of a unit, whose words are `words`, as registers a0..a3.
+  // kPermutes (2 bits): how many of the four fragments are decoded by byte permutes instead of lookups: it takes
+  // work from shared memory, whose 16 passes a unit bind at few bits, and gives a little more to the integer pipe.
+  template <int kPermutes = 0>
   __device__ void decode(const uint32_t* words, int fragment, uint32_t (&a)[4]) const {
     if constexpr (kBits == 4) {
       const uint32_t w = words[fragment];
@@ -102,8 +124,14 @@ struct Table {
       for (int i = 0; i < 4; ++i) a[i] = pair(w, i);
     } else {
       const uint32_t w = words[fragment / 2];
-      const uint2 first = two_pairs(w, fragment % 2 * 2), second = two_pairs(w, fragment % 2 * 2 + 1);
-      a[0] = first.x, a[1] = first.y, a[2] = second.x, a[3] = second.y;
+      if (fragment >= 4 - kPermutes) {
+        const uint32_t s = fragment % 2 == 0 ? w : w >> 16;
+        permute(s & 0x3333, a[0], a[2]);
+        permute(s >> 2 & 0x3333, a[1], a[3]);
+      } else {
+        const uint2 first = two_pairs(w, fragment % 2 * 2), second = two_pairs(w, fragment % 2 * 2 + 1);
+        a[0] = first.x, a[1] = first.y, a[2] = second.x, a[3] = second.y;
+      }
     }
   }
 };

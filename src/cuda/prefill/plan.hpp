@@ -19,7 +19,7 @@ struct PrefillTile {
 
   FLUTE_HOST_DEVICE constexpr int warpgroups() const { return row_warpgroups * depth; }
   FLUTE_HOST_DEVICE constexpr int row_groups() const { return 4 * row_warpgroups; }
-  FLUTE_HOST_DEVICE constexpr int threads() const { return 128 * (warpgroups() + 1); }  // of the last one, one fetches
+  FLUTE_HOST_DEVICE constexpr int threads() const { return 128 * (warpgroups() + 1); }  // the last warpgroup fetches
   // Registers of those who multiply and of the others: together what the block is launched with (168 x 384 threads,
   // 128 x 512, 96 x 640).
   FLUTE_HOST_DEVICE constexpr int registers() const { return warpgroups() == 4 ? 112 : warpgroups() == 3 ? 160 : 232; }
