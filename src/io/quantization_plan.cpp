@@ -122,9 +122,9 @@ class Planner {
 
  private:
   void check_options() const {
-    constexpr std::array<std::string_view, 4> kMethods = {"rtn", "mse", "gptq", "ldlq"};
+    constexpr std::array<std::string_view, 5> kMethods = {"rtn", "mse", "awq", "gptq", "ldlq"};
     if (std::find(kMethods.begin(), kMethods.end(), options_.method) == kMethods.end()) {
-      fail(ErrorCode::kInvalidArgument, "method: expected rtn, mse, gptq or ldlq, found '{}'",
+      fail(ErrorCode::kInvalidArgument, "method: expected rtn, mse, awq, gptq or ldlq, found '{}'",
            printable(options_.method));
     }
     if (learns_table(options_.method) && options_.clip != 1) {
