@@ -30,7 +30,9 @@ Case to_case(const Keys& keys) {
   Case one;
   one.shape = {.m = value("m", 1), .n = value("n", 4096), .k = value("k", 4096)};
   one.format = {value("bits", 4), value("group", 128), text("dtype") == "bf16"};
-  one.wish = {value("rows", 0), value("warps", 0), value("blocks", 0), value("depth", 0), value("row_warps", 0)};
+  one.wish = {value("rows", 0),      value("warps", 0), value("blocks", 0), value("depth", 0),
+              value("row_warps", 0), value("quads", 0), value("tokens", 0), value("split", 0)};
+  one.family = value("family", 0);
   one.segments = value("segments", 1);
   one.rest = value("rest", one.rest);
   one.dependent = value("dependent", 1) != 0;
@@ -38,9 +40,7 @@ Case to_case(const Keys& keys) {
   return one;
 }
 
-std::string plan_text(const Case& one, const DeviceLimits& limits) {
-  return to_string(make_arguments(one, limits).plan);
-}
+std::string plan_text(const Case& one, const DeviceLimits& limits) { return to_string(plan_of(one, limits)); }
 
 std::string describe(const Case& one, const DeviceLimits& limits) {
   return fmt::format("{} bits={} group={} m={} n={} k={} segments={} [{}]", dtype_name(one.dtype()), one.format.bits,
@@ -50,8 +50,8 @@ std::string describe(const Case& one, const DeviceLimits& limits) {
 
 DeviceLimits limits_of(const std::string& card) {
   if (card == "H100") return {132, 227 * 1024};
-  if (card == "A100") return {108, 163 * 1024};
-  if (card == "A6000") return {84, 99 * 1024};
+  if (card == "A100") return {108, 163 * 1024, false};
+  if (card == "A6000") return {84, 99 * 1024, false};
   fail(ErrorCode::kInvalidArgument, "card: expected H100, A100 or A6000, found {}", card);
 }
 
@@ -64,23 +64,28 @@ Shape shape_of(const Case& one) {
   return shape;
 }
 
-DecodeArguments make_arguments(const Case& one, const DeviceLimits& limits) {
-  DecodeArguments arguments = {};
+MultiplyPlan plan_of(const Case& one, const DeviceLimits& limits) {
+  if (one.family == 0) return make_multiply_plan(shape_of(one), one.format, limits, one.wish);
+  return make_multiply_plan(one.family == 1 ? Family::kDecode : Family::kPrefill, shape_of(one), one.format, limits,
+                            one.wish);
+}
+
+MultiplyArguments make_arguments(const Case& one) {
+  MultiplyArguments arguments = {};
   arguments.m = one.shape.m, arguments.n = one.shape.n, arguments.k = one.shape.k;
   arguments.ldx = one.shape.k, arguments.ldy = one.shape.n;
   arguments.dependent_launch = one.dependent;
-  arguments.plan = make_decode_plan(shape_of(one), one.format, limits, one.wish);
   return arguments;
 }
 
-void launch(DecodeArguments arguments, const Case& one, cudaStream_t stream) {
-  const DecodeKernel kernel = find_decode_kernel(arguments.plan, one.format);
-  if (kernel == nullptr) fail(ErrorCode::kUnsupported, "no kernel for {}", to_string(arguments.plan));
+void launch(const MultiplyPlan& plan, MultiplyArguments arguments, const Case& one, cudaStream_t stream) {
+  static const DeviceLimits device = open_device(0);
   static const bool waits_for_previous = kernel_target(0) >= 90;
+  static std::set<const void*> loaded;
+  const Multiply multiply(plan, one.format);
   arguments.dependent_launch = arguments.dependent_launch && waits_for_previous;
-  static std::set<DecodeKernel> prepared;
-  if (prepared.insert(kernel).second) check(prepare_decode_kernel(kernel, open_device(0)), "kernel");
-  check(launch_decode(kernel, arguments, stream), "launch");
+  if (loaded.insert(multiply.kernel).second) load_kernels(multiply, device);
+  launch_multiply(multiply, arguments, stream);
 }
 
 }  // namespace flute::cuda::lab

@@ -40,11 +40,11 @@ std::string time_chain(Bench& bench, const Keys& keys) {
   const auto multiply = [&](size_t step, int layer, bool dependent) {
     Case one = cases[step];
     one.dependent = dependent;
-    DecodeArguments arguments = bench.arguments(one);
+    MultiplyArguments arguments = bench.arguments(one);
     const auto at = static_cast<size_t>(layer % layers);
     arguments.codes = bench.pool() + at * layer_codes + code_offset[step];
     arguments.scales = bench.scale_pool() + at * layer_scales + scale_offset[step];
-    launch(arguments, one, bench.stream());
+    launch(plan_of(one, bench.limits()), arguments, one, bench.stream());
   };
   const auto between = [&](size_t step) {
     check(launch_between(static_cast<int>(step), bench.y(), bench.x(), tokens, bench.stream()), "chain");

@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "base/fail.hpp"
+#include "cuda/decode/decode.hpp"
 #include "cuda/measure/kernels.hpp"
 #include "cuda/measure/reference.hpp"
+#include "cuda/prefill/prefill.hpp"
 #include "cuda/tiling.hpp"
 #include "lab.hpp"
 #include "shapes.hpp"
@@ -102,8 +104,9 @@ double Problem::check(const Case& one, const DeviceLimits& limits, int runs) con
   const auto wrong = [&](const std::string& what) {
     fail(ErrorCode::kInternal, "WRONG {}: {}", what, describe(one, limits));
   };
-  DecodeArguments arguments = make_arguments(one, limits);
-  if (!arguments.plan.valid) wrong("no plan");
+  MultiplyArguments arguments = make_arguments(one);
+  const MultiplyPlan plan = plan_of(one, limits);
+  if (!plan.valid()) wrong("no plan");
   const int m = one.shape.m, n = one.shape.n;
   const Array<uint16_t> y(count(m - 1, ldy_) + count(n) + count(2 * kGuard));
   arguments.codes = codes_.data();
@@ -118,7 +121,7 @@ double Problem::check(const Case& one, const DeviceLimits& limits, int runs) con
   double error = 0;
   for (int run = 0; run < runs; ++run) {
     cuda::check(cudaMemset(y.data(), 0xff, y.bytes()), "y");
-    launch(arguments, one, nullptr);
+    launch(plan, arguments, one, nullptr);
     cuda::check(cudaDeviceSynchronize(), "multiply");
     const Comparison result = compare(y.data(), kGuard, ldy_, expected_.data(), squares_.data(), m, n, dtype_);
     error = result.error();
@@ -155,7 +158,9 @@ int run_check(int draws, uint64_t seed, const DeviceLimits& limits) {
   for (int i = 0; i < draws; ++i) {
     Case one;
     one.format = {pick({2, 3, 4}), kGroupSizes[below(5)], below(3) == 0};
-    one.shape.m = pick({1, 2, 3, 4, 7, 8, 9, 13, 16, 17, 25, 32, 33, 48, 53, 64});
+    const bool many = limits.wgmma && i % 2 != 0;
+    one.shape.m = many ? pick({1, 40, 64, 65, 100, 128, 129, 200, 255, 256, 257, 300, 511, 600})
+                       : pick({1, 2, 3, 4, 7, 8, 9, 13, 16, 17, 25, 32, 33, 48, 53, 64});
     const bool large = i % 16 == 0;
     one.shape.n = large ? pick({4096, 6144, 10240, 14336}) : 1 + below(2000);
     one.shape.k = large ? pick({3584, 4096, 8192, 14336}) : 32 * (1 + below(100));
@@ -166,7 +171,13 @@ int run_check(int draws, uint64_t seed, const DeviceLimits& limits) {
     if (below(4) == 0) one.wish.blocks = pick({1, 2, 7});
     if (below(3) == 0) one.wish.depth = pick({1, 2});
     if (below(3) == 0) one.wish.row_warps = pick({1, 2, 3, 4});
-    if (!make_arguments(one, limits).plan.valid) one.wish = {};
+    if (many) {
+      one.family = 2;
+      if (below(2) == 0) one.wish.tokens = pick({64, 128, 256});
+      if (below(3) == 0) one.wish.quads = pick({1, 2, 4});
+      if (below(2) == 0) one.wish.split = pick({1, 2, 4});
+    }
+    if (!plan_of(one, limits).valid()) one.wish = {};
     Call call;
     call.identity = i % 3 == 0;
     call.bias = !call.identity && below(3) == 0;
@@ -215,14 +226,15 @@ int run_shapes(const DeviceLimits& limits) {
 // along the rows.
 int run_instances(int part, int parts, const DeviceLimits& limits) {
   constexpr int kWarps = 3, kBlocks = 2, kSteps = 2 * kWarps + 1;
-  std::set<DecodeKernel> found;
+  std::set<const void*> found;
   int index = 0, run = 0;
   const auto check_instance = [&](const Format& format, int tiles_m, int rows, int depth) {
     DecodePlan wanted;
     wanted.valid = true;
     wanted.tiles_m = tiles_m, wanted.rows = rows, wanted.depth = depth;
     const DecodeKernel kernel = find_decode_kernel(wanted, format);
-    if (kernel == nullptr || !found.insert(kernel).second || index++ % parts != part - 1) return;
+    if (kernel == nullptr || !found.insert(reinterpret_cast<const void*>(kernel)).second || index++ % parts != part - 1)
+      return;
     Case one;
     one.format = format;
     const int row_warps = 1 + index % 2, longest = rows * row_warps - (row_warps > 1 && rows > 1 ? 1 : 0);
@@ -231,12 +243,29 @@ int run_instances(int part, int parts, const DeviceLimits& limits) {
     one.shape.k = kUnitK * depth * kSteps - 32;
     one.wish = {.rows = rows, .warps = kWarps, .blocks = kBlocks, .depth = depth, .row_warps = row_warps};
     one.segments = one.shape.n >= 64 && index % 3 == 0 ? 2 : 1;
-    if (find_decode_kernel(make_arguments(one, limits).plan, format) != kernel) one.segments = 1;  // blocks too uneven
-    const DecodePlan plan = make_arguments(one, limits).plan;
+    if (find_decode_kernel(plan_of(one, limits).decode, format) != kernel) one.segments = 1;  // blocks too uneven
+    const DecodePlan plan = plan_of(one, limits).decode;
     if (find_decode_kernel(plan, format) != kernel) {
       fail(ErrorCode::kInternal, "no plan for {} tiles, {} rows, {} units: {}", tiles_m, rows, depth,
            describe(one, limits));
     }
+    Call call;
+    call.bias = index % 3 == 0;
+    call.pad_y = index % 5;
+    (void)Problem(one, call, count(index)).check(one, limits, 1);
+    ++run;
+  };
+  // Prefill: two blocks of two tiles each, the last one short of rows, tokens and k; steps enough to go round.
+  const auto check_prefill = [&](const Format& format, int quads, int tokens) {
+    const PrefillKernel kernel = find_prefill_kernel(quads, tokens, format);
+    if (kernel == nullptr || !found.insert(reinterpret_cast<const void*>(kernel)).second) return;
+    if (index++ % parts != part - 1) return;
+    Case one;
+    one.format = format;
+    one.family = 2;
+    one.wish = {.blocks = 2 / (1 + index % 2), .quads = quads, .tokens = tokens, .split = 1 + index % 2};
+    one.shape = {.m = tokens + 8, .n = kGroupRows * 8 * quads + 5, .k = kUnitK * 37 - 32};
+    one.segments = index % 3 == 0 ? 2 : 1;
     Call call;
     call.bias = index % 3 == 0;
     call.pad_y = index % 5;
@@ -251,6 +280,13 @@ int run_instances(int part, int parts, const DeviceLimits& limits) {
             check_instance({bits, kGroupSizes[rows % 4], bf16}, tiles_m, rows, depth);
             check_instance({bits, 32, bf16}, tiles_m, rows, depth);
           }
+        }
+      }
+      for (const int quads : {1, 2, 4}) {
+        for (const int tokens : {64, 128, 256}) {
+          if (!limits.wgmma) continue;
+          check_prefill({bits, 128, bf16}, quads, tokens);
+          check_prefill({bits, 32, bf16}, quads, tokens);
         }
       }
     }

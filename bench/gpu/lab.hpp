@@ -7,11 +7,10 @@
 #include <map>
 #include <string>
 
-#include "cuda/decode/decode.hpp"
 #include "cuda/device.hpp"
 #include "cuda/measure/cublas.hpp"
 #include "cuda/measure/times.hpp"
-#include "cuda/plan.hpp"
+#include "cuda/multiply.hpp"
 #include "flute/dtype.hpp"
 
 namespace flute::cuda::lab {
@@ -21,6 +20,7 @@ struct Case {
   Shape shape;
   Format format;
   PlanWish wish;
+  int family = 0;  // 0: the plan's choice; 1: decode, 2: prefill
   int segments = 1;
   int rest = 40;  // milliseconds of idleness before it is timed
   bool dependent = true;
@@ -43,10 +43,12 @@ DeviceLimits limits_of(const std::string& card);
 std::string plan_text(const Case& one, const DeviceLimits& limits);
 /// The shape with its row segments, as even as boundaries at multiples of 32 rows let them be.
 Shape shape_of(const Case& one);
-/// Everything but the addresses. The plan may be invalid.
-DecodeArguments make_arguments(const Case& one, const DeviceLimits& limits);
+/// May be invalid.
+MultiplyPlan plan_of(const Case& one, const DeviceLimits& limits);
+/// Everything but the addresses.
+MultiplyArguments make_arguments(const Case& one);
 /// Dependent launch is left out where the kernels' target has none.
-void launch(DecodeArguments arguments, const Case& one, cudaStream_t stream);
+void launch(const MultiplyPlan& plan, MultiplyArguments arguments, const Case& one, cudaStream_t stream);
 
 template <typename T>
 class Array {
@@ -91,7 +93,7 @@ class Bench {
   void once(const Case& one);
 
   /// A case's arguments with copy `copy` of its weights.
-  DecodeArguments arguments(const Case& one, int copy = 0) const;
+  MultiplyArguments arguments(const Case& one, int copy = 0) const;
   static size_t code_bytes(const Case& one);
   static size_t scale_bytes(const Case& one);
   /// Codes, scales and table: what the floor reads.

@@ -17,8 +17,10 @@ constexpr size_t kPool = size_t{1100} << 20, kDensePool = size_t{2000} << 20, kP
 
 size_t to_pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
-/// Launches in a graph: so many that all copies are read, and that beginning and end do not count.
-int launches(size_t bytes) {
+/// Launches in a graph: so many that all copies are read, and that beginning and end do not count; with many tokens,
+/// where they do not and the cache does not matter, a few.
+int launches(size_t bytes, int m = 1) {
+  if (m >= 512) return 6;
   return std::max(static_cast<int>(kRotate / bytes) + 1, bytes > (size_t{40} << 20) ? 20 : 40);
 }
 
@@ -29,8 +31,8 @@ Bench::Bench(const DeviceLimits& limits)
       pool_(kPool),
       dense_(kDensePool / 2),
       scales_(size_t{64} << 20),
-      x_(size_t{4} << 20),
-      y_(size_t{16} << 20),
+      x_(size_t{120} << 20),
+      y_(size_t{300} << 20),
       sink_(1),
       cublas_(stream_.get()) {
   check(fill_bits(pool_.data(), pool_.bytes(), 11, stream()), "fill");
@@ -80,15 +82,15 @@ Times Bench::dense(int m, int n, int k) {
   };
   launch_one(0);  // what cuBLAS sets up in its first call is no part of a graph
   stream_.wait();
-  return dense_times_[key] = time_graph(stream(), launches(2 * count), launch_one);
+  return dense_times_[key] = time_graph(stream(), launches(2 * count, m), launch_one);
 }
 
-DecodeArguments Bench::arguments(const Case& one, int copy) const {
+MultiplyArguments Bench::arguments(const Case& one, int copy) const {
   const size_t code_stride = to_pages(code_bytes(one)), scale_stride = to_pages(scale_bytes(one));
   const size_t copies =
       std::min({pool_bytes() / code_stride, scale_pool_bytes() / scale_stride, kRotate / code_stride + 2});
   const size_t at = static_cast<size_t>(copy) % copies;
-  DecodeArguments arguments = make_arguments(one, limits_);
+  MultiplyArguments arguments = make_arguments(one);
   arguments.codes = pool() + at * code_stride;
   arguments.scales = scale_pool() + at * scale_stride;
   arguments.codebooks = dense_.data();
@@ -98,8 +100,10 @@ DecodeArguments Bench::arguments(const Case& one, int copy) const {
 }
 
 Times Bench::ours(const Case& one) {
-  launch(arguments(one), one, stream());  // loads the kernel, which a captured call could not
-  return time_graph(stream(), launches(code_bytes(one)), [&](int i) { launch(arguments(one, i), one, stream()); });
+  const MultiplyPlan plan = plan_of(one, limits_);
+  launch(plan, arguments(one), one, stream());  // loads the kernel, which a captured call could not
+  return time_graph(stream(), launches(code_bytes(one), one.shape.m),
+                    [&](int i) { launch(plan, arguments(one, i), one, stream()); });
 }
 
 uint32_t Bench::clock() {
@@ -112,7 +116,7 @@ uint32_t Bench::clock() {
 
 void Bench::once(const Case& one) {
   for (int i = 0; i < 3; ++i) {
-    launch(arguments(one, i), one, stream());
+    launch(plan_of(one, limits_), arguments(one, i), one, stream());
     stream_.wait();
   }
 }
@@ -125,8 +129,9 @@ int run_once(const Case& one, const DeviceLimits& limits) {
 namespace {
 
 std::string time_case(Bench& bench, const Case& one) {
-  const DecodePlan plan = make_arguments(one, bench.limits()).plan;
-  if (!plan.valid) return "\"set\": \"no plan\"";
+  const MultiplyPlan chosen = plan_of(one, bench.limits());
+  const DecodePlan& plan = chosen.decode;
+  if (!chosen.valid()) return "\"set\": \"no plan\"";
   // Random weights take so much power that the card lowers its clock after some 10 ms, and keeps it low for the cases
   // that follow. So each begins after a rest; with rest=0 the figures are those of a card that is always busy.
   std::this_thread::sleep_for(std::chrono::milliseconds(one.rest));

@@ -68,6 +68,7 @@ DeviceLimits open_device(int index) {
   DeviceLimits limits;
   limits.sm_count = attribute(cudaDevAttrMultiProcessorCount, index);
   limits.shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
+  limits.wgmma = kernel_target(index) == 90;
   return limits;
 }
 

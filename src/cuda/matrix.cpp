@@ -9,10 +9,10 @@
 #include "backend/matrix_impl.hpp"
 #include "base/fail.hpp"
 #include "cuda/backend.hpp"
-#include "cuda/decode/decode.hpp"
 #include "cuda/device.hpp"
 #include "cuda/format.hpp"
 #include "cuda/layout.hpp"
+#include "cuda/multiply.hpp"
 #include "cuda/tiling.hpp"
 
 namespace flute::cuda {
@@ -26,6 +26,8 @@ constexpr size_t kAlignment = 256;
 // 16-byte pieces of activations are fetched as they lie.
 constexpr size_t kXAlignment = 16;
 constexpr int64_t kXElements = 8;
+// Tokens of a launch: what plans count with fits into 32 bits.
+constexpr int64_t kMostTokens = int64_t{1} << 20;
 
 // Making matrices is ordered after everything on blocking streams, so that a caller's kernel may have written the data.
 const cudaStream_t kStream = cudaStreamLegacy;
@@ -55,15 +57,11 @@ class CudaMatrix final : public Matrix::Impl {
   int segment_count() const override { return static_cast<int>(codebooks_.size()); }
   size_t bytes() const override { return memory_.bytes(); }
   PackedMatrix to_packed(int segment) const override;
-  size_t workspace_bytes(int64_t, DType) const override { return 0; }  // the decode kernels need none
+  size_t workspace_bytes(int64_t, DType) const override { return 0; }  // the kernels need none
   void multiply(const GemmArgs& given, const Execution& execution) const override;
 
  private:
-  struct Multiply {
-    DecodePlan plan;
-    DecodeKernel kernel = nullptr;
-  };
-
+  Shape shape_for(int tokens) const;
   void make_multiplies();
   void upload(const PackedView& segment, int index, uint64_t* first_bad);
 
@@ -122,28 +120,21 @@ CudaMatrix::CudaMatrix(Device where, std::span<const PackedView> segments, DType
   check(cudaStreamSynchronize(kStream), "matrix");
 }
 
-/// Plans for every number of tokens that one launch takes, and their kernels loaded: a call has nothing to set up.
+Shape CudaMatrix::shape_for(int tokens) const {
+  Shape shape = {.m = tokens, .n = static_cast<int>(n()), .k = k_, .segments = segment_count()};
+  std::copy(segment_row_.begin(), segment_row_.end(), shape.segment_row);
+  return shape;
+}
+
+/// Plans for up to kMaxDecodeTokens tokens, and all kernels loaded: a call has nothing to set up.
 void CudaMatrix::make_multiplies() {
   waits_for_previous_ = kernel_target(device.index) >= 90;
-  std::vector<DecodeKernel> ready;
-  Shape shape = {.n = static_cast<int>(n()), .k = k_, .segments = segment_count()};
-  std::copy(segment_row_.begin(), segment_row_.end(), shape.segment_row);
-  for (int m = 1; m <= kMaxDecodeTokens && n() > 0; ++m) {
-    Multiply& multiply = multiplies_[m - 1];
-    shape.m = m;
-    multiply.plan = make_decode_plan(shape, format_, limits_);
-    multiply.kernel = find_decode_kernel(multiply.plan, format_);
-    if (multiply.kernel == nullptr) {
-      fail(ErrorCode::kUnsupported, "matrix: CUDA device {} has no kernel for {} tokens, N {}, K {}", device.index, m,
-           n(), k_);
-    }
-    if (std::find(ready.begin(), ready.end(), multiply.kernel) == ready.end()) {
-      cudaFuncAttributes attributes = {};  // asking for them loads the kernel, which a captured call could not
-      check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(multiply.kernel)), "matrix: kernel");
-      check(prepare_decode_kernel(multiply.kernel, limits_), "matrix: kernel");
-      ready.push_back(multiply.kernel);
-    }
+  if (n() == 0) return;
+  for (int m = 1; m <= kMaxDecodeTokens; ++m) {
+    multiplies_[m - 1] = Multiply(make_multiply_plan(shape_for(m), format_, limits_), format_);
+    load_kernels(multiplies_[m - 1], limits_);
   }
+  if (limits_.wgmma) load_prefill_kernels(format_, limits_);
 }
 
 void CudaMatrix::upload(const PackedView& segment, int index, uint64_t* first_bad) {
@@ -242,23 +233,28 @@ void CudaMatrix::multiply(const GemmArgs& given, const Execution& execution) con
   if (args.bias != nullptr) expect_device_memory(args.bias, device.index, "gemm: bias");
 
   const DeviceScope scope(device.index);
-  DecodeArguments call = {};
+  MultiplyArguments call = {};
   call.codes = reinterpret_cast<const uint8_t*>(codes());
   call.scales = reinterpret_cast<const uint8_t*>(scales());
   call.codebooks = memory_.data() + codebooks_offset_;
+  call.x = static_cast<const uint8_t*>(args.x);
+  call.y = args.y;
   call.bias = args.bias;
   call.ldx = args.ldx;
   call.ldy = args.ldy;
   call.n = static_cast<int>(n());
   call.k = k_;
   call.dependent_launch = execution.dependent_launch && waits_for_previous_;
-  for (int64_t token = 0; token < args.m; token += kMaxDecodeTokens) {
-    call.m = static_cast<int>(std::min<int64_t>(kMaxDecodeTokens, args.m - token));
-    call.x = static_cast<const uint8_t*>(args.x) + token * args.ldx * 2;
-    call.y = static_cast<uint8_t*>(args.y) + token * args.ldy * 2;
-    const Multiply& multiply = multiplies_[call.m - 1];
-    call.plan = multiply.plan;
-    check(launch_decode(multiply.kernel, call, static_cast<cudaStream_t>(execution.stream)), "gemm");
+  const auto stream = static_cast<cudaStream_t>(execution.stream);
+  for (int64_t token = 0; token < args.m; token += kMostTokens) {
+    call.m = static_cast<int>(std::min(kMostTokens, args.m - token));
+    if (call.m <= kMaxDecodeTokens) {
+      launch_multiply(multiplies_[call.m - 1], call, stream);
+    } else {
+      launch_multiply(Multiply(make_multiply_plan(shape_for(call.m), format_, limits_), format_), call, stream);
+    }
+    call.x += kMostTokens * args.ldx * 2;
+    call.y = static_cast<uint8_t*>(call.y) + kMostTokens * args.ldy * 2;
   }
 }
 

@@ -39,8 +39,7 @@ int choose_warps(int steps, int most) { return ceil_div(steps, ceil_div(steps, m
 RowDeal deal_rows(const Shape& shape, int multiprocessors, int most) {
   const Segments segments(shape);
   RowDeal deal;
-  int room = multiprocessors;
-  while (segments.blocks(most) > room) room += multiprocessors;
+  const int room = ceil_div(std::max(segments.blocks(most), 1), multiprocessors) * multiprocessors;
   int rows = 1;
   while (segments.blocks(rows) > room) ++rows;
   deal.longest = rows;

@@ -30,11 +30,13 @@ struct Format {
 struct DeviceLimits {
   int sm_count = 132;
   int shared_per_block = 227 * 1024;
+  bool wgmma = true;  // and the copy engine and clusters: the kernels for sm_90a run
 };
 
 // What an experiment may force: 0 means the plan's choice.
 struct PlanWish {
-  int rows = 0, warps = 0, blocks = 0, depth = 0, row_warps = 0;
+  int rows = 0, warps = 0, blocks = 0, depth = 0, row_warps = 0;  // decode
+  int quads = 0, tokens = 0, split = 0;                           // prefill
 };
 
 // Consecutive row groups dealt to consecutive blocks: the first `longer` blocks have each + 1.

@@ -52,13 +52,13 @@ struct Table {
   uint32_t lane_offset;
   uint32_t low, high;  // 2 bits: low and high bytes of the four values, for byte permutes
 
-  // `value`: the codebook, one value a lane.
-  __device__ void build(uint32_t value, int rounds, int warp, int warps, int lane) {
+  // `value`: the codebook, one value a lane. `own`: what a block's addresses of its shared memory carry in a cluster.
+  __device__ void build(uint32_t value, int rounds, int warp, int warps, int lane, uint32_t own = 0) {
     constexpr int kCodes = 1 << kBits;
     const auto at = [&](uint32_t code) { return __shfl_sync(~0u, value, static_cast<int>(code), kCodes); };
     constexpr uint32_t kEntries = kBits == 3 ? 64 : 256;
     uint32_t e = warp * 4 + lane / 8;  // a warp writes four entries at a time
-    uint32_t to = kTableAddress + e * kTableStride + lane % 8 * 16;
+    uint32_t to = own + kTableAddress + e * kTableStride + lane % 8 * 16;
 #pragma unroll 1
     for (int i = 0; i < rounds; ++i) {
       uint4 piece;
@@ -73,7 +73,7 @@ struct Table {
       if (e < kEntries) ptx::store_shared_4(to, piece);
       e += warps * 4, to += warps * 4 * kTableStride;
     }
-    lane_offset = kBits == 2 ? lane % 16 * 8 : lane * 4;
+    lane_offset = own | (kBits == 2 ? lane % 16 * 8 : lane * 4);
     if constexpr (kBits == 2) {
       low = high = 0;
 #pragma unroll

@@ -1,0 +1,86 @@
+#include "cuda/multiply.hpp"
+
+#include "base/fail.hpp"
+#include "cuda/decode/decode.hpp"
+#include "cuda/device.hpp"
+#include "cuda/prefill/prefill.hpp"
+
+namespace flute::cuda {
+namespace {
+
+/// Asking for a kernel's attributes loads it, which a captured call could not.
+void load(const void* kernel) {
+  cudaFuncAttributes attributes = {};
+  check(cudaFuncGetAttributes(&attributes, kernel), "kernel");
+}
+
+DecodeKernel decode_kernel(const void* kernel) { return reinterpret_cast<DecodeKernel>(const_cast<void*>(kernel)); }
+PrefillKernel prefill_kernel(const void* kernel) { return reinterpret_cast<PrefillKernel>(const_cast<void*>(kernel)); }
+
+void load(PrefillKernel kernel, const DeviceLimits& device) {
+  load(reinterpret_cast<const void*>(kernel));
+  check(prepare_prefill_kernel(kernel, device), "kernel");
+}
+
+/// The kernel, unless there is none.
+template <typename Kernel>
+const void* found(Kernel kernel, const std::string& plan) {
+  if (kernel == nullptr) fail(ErrorCode::kUnsupported, "no kernel for the plan {}", plan);
+  return reinterpret_cast<const void*>(kernel);
+}
+
+void launch_decode_of(const void* kernel, const DecodePlan& plan, const MultiplyArguments& given, int token, int tokens,
+                      cudaStream_t stream) {
+  DecodeArguments arguments = {given, plan};
+  arguments.m = tokens;
+  arguments.x += token * given.ldx * 2;
+  arguments.y = static_cast<uint8_t*>(given.y) + token * given.ldy * 2;
+  check(launch_decode(decode_kernel(kernel), arguments, stream), "gemm");
+}
+
+}  // namespace
+
+Multiply::Multiply(const MultiplyPlan& given, const Format& format) : plan(given) {
+  if (plan.family == Family::kDecode) {
+    kernel = found(find_decode_kernel(plan.decode, format), to_string(plan));
+    if (plan.rest.valid) rest_kernel = found(find_decode_kernel(plan.rest, format), to_string(plan.rest));
+  } else {
+    kernel = found(plan.prefill.valid ? find_prefill_kernel(plan.prefill.quads, plan.prefill.tokens, format) : nullptr,
+                   to_string(plan));
+  }
+}
+
+void load_kernels(const Multiply& multiply, const DeviceLimits& device) {
+  if (multiply.plan.family == Family::kPrefill) return load(prefill_kernel(multiply.kernel), device);
+  for (const void* kernel : {multiply.kernel, multiply.rest_kernel}) {
+    if (kernel == nullptr) continue;
+    load(kernel);
+    check(prepare_decode_kernel(decode_kernel(kernel), device), "kernel");
+  }
+}
+
+void load_prefill_kernels(const Format& format, const DeviceLimits& device) {
+  for (const int quads : {1, 2, 4}) {
+    for (const int tokens : {64, 128, 256}) {
+      if (is_prefill_tile(quads, tokens)) load(find_prefill_kernel(quads, tokens, format), device);
+    }
+  }
+}
+
+void launch_multiply(const Multiply& multiply, const MultiplyArguments& arguments, cudaStream_t stream) {
+  const MultiplyPlan& plan = multiply.plan;
+  if (plan.family == Family::kPrefill) {
+    check(launch_prefill(prefill_kernel(multiply.kernel), {arguments, plan.prefill}, stream), "gemm");
+    return;
+  }
+  int token = 0;
+  for (; arguments.m - token >= kMaxDecodeTokens; token += kMaxDecodeTokens) {
+    launch_decode_of(multiply.kernel, plan.decode, arguments, token, kMaxDecodeTokens, stream);
+  }
+  if (token == arguments.m) return;
+  const bool only = token == 0;
+  launch_decode_of(only ? multiply.kernel : multiply.rest_kernel, only ? plan.decode : plan.rest, arguments, token,
+                   arguments.m - token, stream);
+}
+
+}  // namespace flute::cuda

@@ -1,0 +1,215 @@
+// Named wrappers of the PTX instructions that Hopper has beyond ptx.cuh (sm_90a): mbarriers, copies by the copy engine,
+// clusters, wgmma. One instruction each, nothing clever.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/ptx/ptx.cuh"
+
+namespace flute::cuda::ptx {
+
+// --- mbarriers and the copy engine ---
+
+__device__ inline void mbarrier_init(uint32_t barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+// Makes initialised barriers visible to the copy engine and to the other blocks of the cluster.
+__device__ inline void fence_mbarrier_init() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+
+__device__ inline void mbarrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Arrives, and has the barrier wait for so many bytes of copies.
+__device__ inline void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+__device__ inline void mbarrier_wait(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra finished;\n"
+      "bra again;\n"
+      "finished:\n"
+      "}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
+// Copies `bytes` (a multiple of 16) from global to shared memory; `barrier` counts them when they have landed. Both
+// addresses are of the cluster's window: a block's own with its rank (shared_address gives it).
+__device__ inline void copy_bulk(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
+               "l"(global), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+
+// Copies the box at (x, y) of a tensor map to shared memory (1024-byte aligned where swizzled); `barrier` counts the
+// bytes of the whole box, also of what lies outside the tensor and becomes zero.
+__device__ inline void copy_tensor(uint32_t shared, const void* map, int x, int y, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
+          "r"(shared),
+      "l"(map), "r"(x), "r"(y), "r"(barrier)
+      : "memory");
+}
+
+// --- clusters ---
+
+__device__ inline uint32_t cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+// The address of the same shared-memory place in another block of the cluster.
+__device__ inline uint32_t map_to_rank(uint32_t shared, uint32_t rank) {
+  uint32_t mapped;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(shared), "r"(rank));
+  return mapped;
+}
+
+__device__ inline float4 load_cluster_4(uint32_t address) {
+  float4 v;
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
+}
+
+// All threads of all blocks of the cluster meet, and see what was stored before.
+__device__ inline void cluster_barrier() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Orders this thread's accesses to shared memory before the copy engine's that follow.
+__device__ inline void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// `threads` threads of the block meet at barrier `id` (0 is __syncthreads').
+__device__ inline void named_barrier(uint32_t id, uint32_t threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// --- registers ---
+
+// A warpgroup gives up the registers beyond, or waits for, so many a thread.
+template <int kRegisters>
+__device__ inline void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ inline void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// --- transposed stores ---
+
+// Four 8 x 8 matrices of 16-bit values, transposed: lane l gives the address of column l % 8 of matrix l / 8.
+__device__ inline void store_matrices_transposed(uint32_t address, uint4 v) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x),
+               "r"(v.y), "r"(v.z), "r"(v.w)
+               : "memory");
+}
+
+// --- wgmma: the tensor cores read registers and shared memory while the warp goes on ---
+
+// Registers written before are seen by the wgmma that follow.
+__device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int kPending>
+__device__ inline void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// d (64 rows of a warpgroup x 8 kTiles tokens) += a (registers, 64 x 16) * b (shared memory, [token][k], 128-byte
+// swizzle).
+template <typename T, int kTiles>
+__device__ inline void wgmma(float4 (&d)[kTiles], const uint32_t (&a)[4], uint64_t b) {
+  constexpr bool kHalf = std::is_same_v<T, __half>;
+#define FLUTE_D(i) "+f"(d[i].x), "+f"(d[i].y), "+f"(d[i].z), "+f"(d[i].w)
+#define FLUTE_AB "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
+  static_assert(kTiles == 8 || kTiles == 16 || kTiles == 32);
+  if constexpr (kTiles == 8 && kHalf) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
+        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+        "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
+        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3), FLUTE_D(4), FLUTE_D(5), FLUTE_D(6), FLUTE_D(7)
+        : FLUTE_AB);
+  } else if constexpr (kTiles == 8 && !kHalf) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
+        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+        "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
+        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3), FLUTE_D(4), FLUTE_D(5), FLUTE_D(6), FLUTE_D(7)
+        : FLUTE_AB);
+  } else if constexpr (kTiles == 16 && kHalf) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
+        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
+        "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "
+        "%56, %57, %58, %59, %60, %61, %62, %63"
+        "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
+        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3), FLUTE_D(4), FLUTE_D(5), FLUTE_D(6), FLUTE_D(7), FLUTE_D(8),
+          FLUTE_D(9), FLUTE_D(10), FLUTE_D(11), FLUTE_D(12), FLUTE_D(13), FLUTE_D(14), FLUTE_D(15)
+        : FLUTE_AB);
+  } else if constexpr (kTiles == 16 && !kHalf) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
+        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
+        "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "
+        "%56, %57, %58, %59, %60, %61, %62, %63"
+        "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
+        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3), FLUTE_D(4), FLUTE_D(5), FLUTE_D(6), FLUTE_D(7), FLUTE_D(8),
+          FLUTE_D(9), FLUTE_D(10), FLUTE_D(11), FLUTE_D(12), FLUTE_D(13), FLUTE_D(14), FLUTE_D(15)
+        : FLUTE_AB);
+  } else if constexpr (kTiles == 32 && kHalf) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
+        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
+        "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "
+        "%56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, "
+        "%74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, "
+        "%92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, "
+        "%108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, "
+        "%123, %124, %125, %126, %127"
+        "}, {%128, %129, %130, %131}, %132, 1, 1, 1, 0;"
+        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3), FLUTE_D(4), FLUTE_D(5), FLUTE_D(6), FLUTE_D(7), FLUTE_D(8),
+          FLUTE_D(9), FLUTE_D(10), FLUTE_D(11), FLUTE_D(12), FLUTE_D(13), FLUTE_D(14), FLUTE_D(15), FLUTE_D(16),
+          FLUTE_D(17), FLUTE_D(18), FLUTE_D(19), FLUTE_D(20), FLUTE_D(21), FLUTE_D(22), FLUTE_D(23), FLUTE_D(24),
+          FLUTE_D(25), FLUTE_D(26), FLUTE_D(27), FLUTE_D(28), FLUTE_D(29), FLUTE_D(30), FLUTE_D(31)
+        : FLUTE_AB);
+  } else if constexpr (kTiles == 32 && !kHalf) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
+        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
+        "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "
+        "%56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, "
+        "%74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, "
+        "%92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, "
+        "%108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, "
+        "%123, %124, %125, %126, %127"
+        "}, {%128, %129, %130, %131}, %132, 1, 1, 1, 0;"
+        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3), FLUTE_D(4), FLUTE_D(5), FLUTE_D(6), FLUTE_D(7), FLUTE_D(8),
+          FLUTE_D(9), FLUTE_D(10), FLUTE_D(11), FLUTE_D(12), FLUTE_D(13), FLUTE_D(14), FLUTE_D(15), FLUTE_D(16),
+          FLUTE_D(17), FLUTE_D(18), FLUTE_D(19), FLUTE_D(20), FLUTE_D(21), FLUTE_D(22), FLUTE_D(23), FLUTE_D(24),
+          FLUTE_D(25), FLUTE_D(26), FLUTE_D(27), FLUTE_D(28), FLUTE_D(29), FLUTE_D(30), FLUTE_D(31)
+        : FLUTE_AB);
+  }
+#undef FLUTE_AB
+#undef FLUTE_D
+}
+
+}  // namespace flute::cuda::ptx
