@@ -127,7 +127,7 @@ class Planner {
       fail(ErrorCode::kInvalidArgument, "method: expected rtn, mse, awq, gptq or ldlq, found '{}'",
            printable(options_.method));
     }
-    if (learns_table(options_.method) && options_.clip != 1) {
+    if (searches_scales(options_.method) && options_.clip != 1) {
       fail(ErrorCode::kInvalidArgument, "clip: expected 1, since {} searches for the scales, found {}", options_.method,
            options_.clip);
     }
@@ -207,6 +207,7 @@ class Planner {
 }  // namespace
 
 bool learns_table(std::string_view method) { return method == "mse" || method == "ldlq"; }
+bool searches_scales(std::string_view method) { return learns_table(method) || method == "awq"; }
 
 std::vector<std::string_view> codebook_names() {
   std::vector<std::string_view> names = flute::codebook_names();

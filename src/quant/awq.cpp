@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <limits>
 #include <utility>
 
@@ -26,6 +25,14 @@ std::vector<float> scales_of(std::span<const double> magnitudes, std::span<const
   return scales;
 }
 
+void check_searched(const Codebook& codebook, const CalibratedOptions& options, int64_t k) {
+  check_calibrated(codebook, options, k);
+  if (options.clip != 1) {
+    fail(ErrorCode::kInvalidArgument, "quantize: expected no clip, since awq searches for the scales, found {}",
+         options.clip);
+  }
+}
+
 }  // namespace
 
 struct AwqQuantizer::Impl {
@@ -44,6 +51,26 @@ struct AwqQuantizer::Impl {
     return result;
   }
 
+  /// Of the classes: the root of their inputs' mean square.
+  std::vector<double> magnitudes(std::span<const int64_t> alike) const {
+    const auto [first, last] = std::minmax_element(alike.begin(), alike.end());
+    if (*first != 0 || *last >= k) {
+      fail(ErrorCode::kInvalidArgument, "alike: expected numbers from 0 to below {}, found {} to {}", k, *first, *last);
+    }
+    std::vector<double> result(static_cast<size_t>(*last + 1)), counts(result.size());
+    for (size_t j = 0; j < alike.size(); ++j) {
+      result[static_cast<size_t>(alike[j])] += roots[j] * roots[j];
+      counts[static_cast<size_t>(alike[j])] += 1;
+    }
+    for (size_t i = 0; i < result.size(); ++i) {
+      if (counts[i] == 0) {
+        fail(ErrorCode::kInvalidArgument, "alike: expected every number from 0 to {}, found no {}", *last, i);
+      }
+      result[i] = std::sqrt(result[i] / counts[i]);
+    }
+    return result;
+  }
+
   std::vector<float> scaled_weight(const void* weight, DType dtype, int64_t n, std::span<const float> scales) const {
     std::vector<float> result(static_cast<size_t>(n * k));
     parallel_for(threads, n, [&](int64_t row) {
@@ -55,7 +82,7 @@ struct AwqQuantizer::Impl {
     return result;
   }
 
-  /// What rounding leaves of the layers' outputs' error.
+  /// What rounding with plain absmax scales leaves of the layers' outputs' error.
   double error(std::span<const AwqLayer> layers, const CalibratedOptions& options,
                std::span<const float> scales) const {
     const std::vector<float> h = scaled_moments(scales);
@@ -66,18 +93,10 @@ struct AwqQuantizer::Impl {
       const std::vector<float> weight = scaled_weight(layer.weight, layer.dtype, layer.n, scales);
       const LookupTable table(layer.codebook.values);
       StripMatrix matrix(context, weight.data(), DType::kF32, layer.n, threads);
-      static const bool clip = std::getenv("AWQ_CLIP_IN") != nullptr;
-      static const bool rel = std::getenv("AWQ_REL") != nullptr;
-      const double e = matrix.sum(1, [&](Strip& strip, std::span<double> into) {
-        if (clip)
-          strip.search_scales(table, layer.max_magnitude);
-        else
-          strip.round_plainly(table, options.clip, layer.max_magnitude);
+      total += matrix.sum(1, [&](Strip& strip, std::span<double> into) {
+        strip.round_plainly(table, layer.max_magnitude);
         into[0] += strip.error(&table);
       })[0];
-      double all = 1;
-      if (rel) all = matrix.sum(1, [&](Strip& strip, std::span<double> into) { into[0] += strip.error(nullptr); })[0];
-      total += e / all;
     }
     return total;
   }
@@ -102,43 +121,40 @@ AwqQuantizer::~AwqQuantizer() = default;
 
 std::vector<float> AwqQuantizer::find_scales(std::span<const AwqLayer> layers, const CalibratedOptions& options,
                                              std::span<const int64_t> alike) const {
-  std::vector<double> squares(impl_->roots.size()), counts(impl_->roots.size());
-  for (size_t j = 0; j < alike.size(); ++j) {
-    squares[static_cast<size_t>(alike[j])] += impl_->roots[j] * impl_->roots[j];
-    counts[static_cast<size_t>(alike[j])] += 1;
+  if (static_cast<int64_t>(alike.size()) != impl_->k) {
+    fail(ErrorCode::kInvalidArgument, "alike: expected {} numbers, one for each input, found {}", impl_->k,
+         alike.size());
   }
-  std::vector<double> magnitudes;
-  for (size_t i = 0; i < counts.size() && counts[i] > 0; ++i) magnitudes.push_back(std::sqrt(squares[i] / counts[i]));
+  for (const AwqLayer& layer : layers) {
+    CalibratedOptions of_layer = options;
+    of_layer.max_magnitude = layer.max_magnitude;
+    check_searched(layer.codebook, of_layer, impl_->k);
+  }
+  const std::vector<double> magnitudes = impl_->magnitudes(alike);
   std::vector<float> best;
   double least = std::numeric_limits<double>::infinity();
-  double be = 0;
   for (int i = 0; i < kExponents; ++i) {
     std::vector<float> scales = scales_of(magnitudes, alike, static_cast<double>(i) / kExponents);
     const double error = impl_->error(layers, options, scales);
-    if (std::getenv("AWQ_VERBOSE")) fprintf(stderr, " %.4g", error);
     if (!(error < least) && !best.empty()) continue;
     least = error;
-    be = i;
     best = std::move(scales);
   }
-  if (std::getenv("AWQ_VERBOSE")) fprintf(stderr, "\nbest %g\n", be / 20);
   return best;
 }
 
 PackedMatrix AwqQuantizer::quantize(const float* weight, int64_t n, const Codebook& codebook,
                                     const CalibratedOptions& options, std::span<const float> scales) const {
+  if (static_cast<int64_t>(scales.size()) != impl_->k) {
+    fail(ErrorCode::kInvalidArgument, "scales: expected {}, one for each input, found {}", impl_->k, scales.size());
+  }
+  check_searched(codebook, options, impl_->k);
   const std::vector<float> h = impl_->scaled_moments(scales);
   StripContext context = strip_context(impl_->k, options.group_size, options.scale_dtype);
   context.moments = h.data();
   const LookupTable table(codebook.values);
   StripMatrix matrix(context, weight, DType::kF32, n, impl_->threads);
-  matrix.each([&](Strip& strip) {
-    static const bool clip = std::getenv("AWQ_CLIP") != nullptr;
-    if (clip)
-      strip.search_scales(table, options.max_magnitude);
-    else
-      strip.round_plainly(table, options.clip, options.max_magnitude);
-  });
+  matrix.each([&](Strip& strip) { strip.search_scales(table, options.max_magnitude); });
   return matrix.pack(codebook, options.group_size);
 }
 

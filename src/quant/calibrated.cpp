@@ -72,18 +72,6 @@ std::vector<float> improve_table(StripMatrix& matrix, std::vector<float> table) 
 
 }  // namespace
 
-StripContext strip_context(int64_t k, int64_t group_size, DType scale_dtype) {
-  PackedView shape;  // for its arithmetic
-  shape.k = k;
-  shape.group_size = group_size;
-  StripContext result;
-  result.k = k;
-  result.group = group_size < 0 ? k : std::min(group_size, k);
-  result.groups = shape.groups();
-  result.scale_dtype = scale_dtype;
-  return result;
-}
-
 struct CalibratedQuantizer::Impl {
   int64_t k;
   std::vector<float> moments;
@@ -112,28 +100,9 @@ CalibratedQuantizer& CalibratedQuantizer::operator=(CalibratedQuantizer&&) noexc
 CalibratedQuantizer::~CalibratedQuantizer() = default;
 int64_t CalibratedQuantizer::k() const { return impl_->k; }
 
-namespace {
-
-void check(const Codebook& codebook, const CalibratedOptions& options, int64_t n, int64_t k) {
-  validate(codebook, "codebook");
-  if (codebook.rows != 1) {
-    fail(ErrorCode::kInvalidArgument, "codebook: expected one table for the matrix, found {}", codebook.rows);
-  }
-  if (!(options.max_magnitude > 0) || !std::isfinite(options.max_magnitude)) {
-    fail(ErrorCode::kInvalidArgument, "quantize: expected a codebook with a finite largest magnitude above 0, found {}",
-         options.max_magnitude);
-  }
-  if (!(options.clip > 0 && options.clip <= 1)) {
-    fail(ErrorCode::kInvalidArgument, "quantize: expected clip in (0, 1], found {}", options.clip);
-  }
-  allocate_packed(std::min<int64_t>(n, 0), k, options.group_size, options.scale_dtype, codebook);  // checks the shape
-}
-
-}  // namespace
-
 PackedMatrix CalibratedQuantizer::gptq(const void* weight, DType dtype, int64_t n, const Codebook& codebook,
                                        const CalibratedOptions& options) const {
-  check(codebook, options, n, k());
+  check_calibrated(codebook, options, k());
   const StripContext context = impl_->context(options.group_size, options.scale_dtype);
   StripMatrix matrix(context, weight, dtype, n, impl_->threads);
   const LookupTable table(codebook.values);
@@ -146,7 +115,7 @@ PackedMatrix CalibratedQuantizer::gptq(const void* weight, DType dtype, int64_t 
 
 PackedMatrix CalibratedQuantizer::ldlq(const void* weight, DType dtype, int64_t n, const Codebook& codebook,
                                        const CalibratedOptions& options) const {
-  check(codebook, options, n, k());
+  check_calibrated(codebook, options, k());
   const StripContext context = impl_->context(options.group_size, options.scale_dtype);
   StripMatrix matrix(context, weight, dtype, n, impl_->threads);
   Codebook learned = codebook;

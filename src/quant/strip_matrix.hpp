@@ -1,7 +1,6 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <functional>
 #include <optional>
 #include <span>
@@ -16,6 +15,9 @@ namespace flute {
 
 /// With neither moments nor factor. Throws kInvalidArgument where the group size is none.
 StripContext strip_context(int64_t k, int64_t group_size, DType scale_dtype);
+
+/// Throws kInvalidArgument where they do not suit a matrix of k columns.
+void check_calibrated(const Codebook& codebook, const CalibratedOptions& options, int64_t k);
 
 /// A matrix in strips, worked on side by side; sums over strips are taken in their order.
 class StripMatrix {
@@ -42,52 +44,12 @@ class StripMatrix {
     return total;
   }
 
-  PackedMatrix pack(const Codebook& codebook, int64_t group_size) const {
-    PackedMatrix result = allocate_packed(n_, context_.k, group_size, context_.scale_dtype, codebook);
-    const int64_t words = result.view().words_per_row();
-    std::vector<uint8_t> codes(static_cast<size_t>(context_.k));
-    for (int64_t row = 0; row < n_; ++row) {
-      const Strip& strip = *strips_[static_cast<size_t>(row / kLanes)];
-      for (int64_t j = 0; j < context_.k; ++j) codes[static_cast<size_t>(j)] = strip.code(j, row % kLanes);
-      pack_codes(codes, codebook.bits, std::span(result.codes).subspan(row * words, words));
-      for (int64_t g = 0; g < context_.groups; ++g) {
-        store_from_f32(result.scales.data(), context_.scale_dtype, static_cast<size_t>(row * context_.groups + g),
-                       strip.scale(g, row % kLanes));
-      }
-    }
-    return result;
-  }
-
-  void unpack(const PackedView& packed) {
-    std::vector<uint8_t> codes(static_cast<size_t>(context_.k));
-    const int64_t words = packed.words_per_row();
-    for (int64_t row = 0; row < n_; ++row) {
-      Strip& strip = *strips_[static_cast<size_t>(row / kLanes)];
-      unpack_codes(packed.codes.subspan(static_cast<size_t>(row * words), static_cast<size_t>(words)), packed.bits,
-                   codes);
-      for (int64_t j = 0; j < context_.k; ++j) strip.set(j, row % kLanes, codes[static_cast<size_t>(j)]);
-      for (int64_t g = 0; g < context_.groups; ++g) {
-        strip.set_scale(g, row % kLanes,
-                        load_as_f32(packed.scales, packed.scale_dtype, static_cast<size_t>(row * context_.groups + g)));
-      }
-    }
-  }
+  PackedMatrix pack(const Codebook& codebook, int64_t group_size) const;
+  void unpack(const PackedView& packed);
 
  private:
   /// The error of the first strip that has one is thrown, whichever thread meets one first.
-  void for_strips(const std::function<void(size_t)>& body) {
-    std::vector<std::exception_ptr> errors(strips_.size());
-    parallel_for(threads_, static_cast<int64_t>(strips_.size()), [&](int64_t i) {
-      try {
-        body(static_cast<size_t>(i));
-      } catch (...) {
-        errors[static_cast<size_t>(i)] = std::current_exception();
-      }
-    });
-    for (const std::exception_ptr& error : errors) {
-      if (error) std::rethrow_exception(error);
-    }
-  }
+  void for_strips(const std::function<void(size_t)>& body);
 
   const StripContext& context_;
   int64_t n_;

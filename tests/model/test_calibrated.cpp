@@ -49,7 +49,7 @@ TEST(QuantizeCalibrated, PredictsBetterThanRounding) {
     ThreadPool threads;
     io::quantize_checkpoint(source, scratch / "rtn", options_for("rtn"), &threads, {});
     const CalibrationText text{std::string_view(sample_text()).substr(12000), "text", 8192};
-    for (const char* method : {"gptq", "ldlq"}) {
+    for (const char* method : {"awq", "gptq", "ldlq"}) {
       const CalibratedReport report =
           quantize_calibrated(source, scratch / method, options_for(method), text, &threads);
       EXPECT_EQ(report.tokens, 8192);
@@ -62,6 +62,7 @@ TEST(QuantizeCalibrated, PredictsBetterThanRounding) {
     const double rtn = perplexity_of(scratch / "rtn"), gptq = perplexity_of(scratch / "gptq");
     const double ldlq = perplexity_of(scratch / "ldlq"), plain = perplexity_of(source);
     EXPECT_LT(gptq, rtn) << name;
+    EXPECT_LT(perplexity_of(scratch / "awq"), rtn) << name;
     // From rounding's loss at least a third goes.
     EXPECT_LT(std::log(ldlq / plain), 0.67 * std::log(rtn / plain))
         << name << ": " << plain << ' ' << rtn << ' ' << ldlq;
@@ -153,7 +154,7 @@ void expect_same_files(const Path& found, const Path& expected) {
 
 // Hours of work survive the end of a process, and the result does not show that there was one.
 TEST(QuantizeCalibrated, GoesOnBehindTheLastFinishedBlock) {
-  for (const char* method : {"gptq", "ldlq"}) {
+  for (const char* method : {"awq", "gptq", "ldlq"}) {
     const Scratch scratch;
     Attempt whole{scratch / "whole", options_for(method)};
     whole.options.include = {"lm_head"};
@@ -278,7 +279,7 @@ TEST(QuantizeCalibrated, RefusesWithWordsAndLeavesNothing) {
   EXPECT_EQ(error("caf\xe9", options_for("ldlq")), "notes.txt: expected a text in UTF-8, found other bytes");
   EXPECT_EQ(error(sample_text(), options_for("ldlq"), 100),
             "calibration: expected at least one window of 512 tokens, found 100");
-  EXPECT_EQ(error(sample_text(), options_for("rtn")), "method: expected gptq or ldlq, found 'rtn'");
+  EXPECT_EQ(error(sample_text(), options_for("rtn")), "method: expected awq, gptq or ldlq, found 'rtn'");
   io::QuantizeOptions clipped = options_for("ldlq");
   clipped.clip = 0.9F;
   EXPECT_EQ(error(sample_text(), clipped), "clip: expected 1, since ldlq searches for the scales, found 0.9");

@@ -61,6 +61,8 @@ def test_every_command_explains_itself_with_an_example(flute, command):
         (["quantize", "a", "b", "--codebook", "e3m2", "--bits", "4"], ["--codebook", "e3m2"]),
         (["quantize", "a", "b", "--method", "awp"], ["--method", "awp", "rtn"]),
         (["quantize", "a", "b", "--method", "gptq"], ["--method", "gptq", "--calibration"]),
+        (["quantize", "a", "b", "--method", "awq"], ["--method", "awq", "--calibration"]),
+        (["quantize", "a", "b", "--method", "awq", "--calibration", "t", "--clip", "0.9"], ["--clip", "awq", "0.9"]),
         (["quantize", "a", "b", "--method", "mse", "--clip", "0.9"], ["--clip", "mse", "0.9"]),
         (["quantize", "a", "b", "--method", "mse", "--calibration", "t"], ["--calibration", "ldlq", "mse"]),
         (["quantize", "a", "b", "--method", "rtn", "--calibration", "t"], ["--calibration", "ldlq", "rtn"]),
