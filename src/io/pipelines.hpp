@@ -74,7 +74,8 @@ CheckpointReport quantize_checkpoint(const std::filesystem::path& source, const 
 void dequantize_checkpoint(const std::filesystem::path& source, const std::filesystem::path& target, DType dtype,
                            bool overwrite, ThreadPool* threads, const Progress& progress);
 
-/// What a checkpoint holds; with `against`, each quantized layer's relative error to the original's tensor.
+/// What a checkpoint holds; with `against`, each quantized layer's relative error to the original's tensor, but not for
+/// method awq, whose layers stand for the original's with scales folded into them.
 CheckpointReport inspect_checkpoint(const std::filesystem::path& path,
                                     const std::optional<std::filesystem::path>& against = std::nullopt,
                                     ThreadPool* threads = nullptr, const Progress& progress = {});

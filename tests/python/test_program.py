@@ -196,6 +196,15 @@ def test_inspect_against_the_original_measures_the_error(flute, quantized, tmp_p
         assert layer["relative_error"] == pytest.approx(error, rel=1e-4), name
 
 
+def test_inspect_shows_no_errors_of_layers_that_took_scales(flute, tmp_path):
+    """A layer of method awq minus the original's layer is not an error: scales were folded into it."""
+    text = ("--calibration", checkpoints.ROOT / "examples/docs-test-small.txt", "--calibration-tokens", 512)
+    flute("quantize", LLAMA, tmp_path / "out", "--method", "awq", *text)
+    result = flute("inspect", tmp_path / "out", "--against", LLAMA, "--json")
+    assert not any("relative_error" in layer for layer in json.loads(result.stdout)["layers"])
+    assert "awq" in result.stderr
+
+
 def test_inspect_layer_counts_the_codes(flute, quantized):
     name = "model.layers.1.mlp.down_proj"
     detail = json.loads(flute("inspect", quantized, "--layer", name, "--json").stdout)
