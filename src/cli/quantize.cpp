@@ -184,8 +184,7 @@ void add_quantize(CLI::App& app, Command& chosen) {
               "and a table for each matrix that leave little squared error in the weights), awq (inputs scaled so that "
               "rounding hurts the large ones less, any table; changes norms), gptq (error feedback, any table) or ldlq "
               "(scales, table and codes learned; the best, and the default with --calibration). awq, gptq and ldlq "
-              "need "
-              "--calibration")
+              "need --calibration")
           ->check(CLI::IsMember({"rtn", "mse", "awq", "gptq", "ldlq"}).description(""))
           ->type_name("NAME");
   command

@@ -198,7 +198,7 @@ def test_inspect_against_the_original_measures_the_error(flute, quantized, tmp_p
 
 def test_inspect_shows_no_errors_of_layers_that_took_scales(flute, tmp_path):
     """A layer of method awq minus the original's layer is not an error: scales were folded into it."""
-    text = ("--calibration", checkpoints.ROOT / "examples/docs-test-small.txt", "--calibration-tokens", 512)
+    text = ("--calibration", TEXT, "--calibration-tokens", 512)
     flute("quantize", LLAMA, tmp_path / "out", "--method", "awq", *text)
     result = flute("inspect", tmp_path / "out", "--against", LLAMA, "--json")
     assert not any("relative_error" in layer for layer in json.loads(result.stdout)["layers"])
