@@ -217,13 +217,15 @@ def quantize_model(
     group_size: int = 64,
     *,
     scale_dtype: Any = "float16",
+    method: str = "rtn",
     modules_to_not_convert: Iterable[str] | None = None,
     layers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> torch.nn.Module:
     """Replaces the linear layers of a model by `Linear` of their quantized weights, in place, and returns the model.
 
-    bits, codebook, group_size, scale_dtype: as in `flute.quantize`. modules_to_not_convert: names of modules, or
-    beginnings of names up to a dot, that stay as they are; None: the output head of a transformers model.
+    bits, codebook, group_size, scale_dtype, method: as in `flute.quantize`.
+    modules_to_not_convert: names of modules, or beginnings of names up to a dot, that stay as they are; None: the
+    output head of a transformers model.
     layers: for each module that differs, by name, the arguments among bits, codebook and group_size that differ.
 
     Only modules of exactly the type torch.nn.Linear are replaced. Raises TypeError and ValueError, which name the
@@ -235,7 +237,7 @@ def quantize_model(
             continue
         settings = {"bits": bits, "codebook": codebook, "group_size": group_size, **(layers or {}).get(name, {})}
         try:
-            q = quantize(weight_array(module.weight), scale_dtype=scale_dtype, **settings)
+            q = quantize(weight_array(module.weight), scale_dtype=scale_dtype, method=method, **settings)
         except (TypeError, ValueError) as error:
             raise type(error)(f"quantize_model: {name}: {error}") from None
         model.set_submodule(name, Linear(q, module.bias).train(module.training))

@@ -3,15 +3,18 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <random>
 #include <string>
 #include <vector>
 
+#include "base/seed.hpp"
 #include "error_of.hpp"
 #include "flute/error.hpp"
 #include "flute/threads.hpp"
 #include "io/scratch.hpp"
 #include "model/calibrated.hpp"
 #include "model/reference.hpp"
+#include "model/tensors.hpp"
 
 namespace flute::model {
 namespace {
@@ -106,6 +109,35 @@ TEST(QuantizeCalibrated, AwqLeavesTheModelWhatItIs) {
       EXPECT_FALSE(std::equal(old.begin(), old.end(), now.begin(), now.end())) << name << ": nothing was folded";
     }
   }
+}
+
+// A bias of v or up is no row of theirs: their rows keep 1, and the norms' scales leave biases alone.
+TEST(QuantizeCalibrated, AwqTakesBiases) {
+  const Scratch scratch;
+  Tensors tensors(kLlama);
+  Json config = config_of(kLlama);
+  config["attention_bias"] = config["mlp_bias"] = true;
+  auto random = fresh_random();
+  std::normal_distribution<float> normal(0.0F, 0.1F);
+  for (const int64_t block : {0, 1, 2, 3}) {
+    for (const char* layer : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+                              "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}) {
+      const std::string name = fmt::format("model.layers.{}.{}.", block, layer);
+      const bool is_source = name.ends_with("v_proj.") || name.ends_with("up_proj.");
+      std::vector<float> values(static_cast<size_t>(tensors.all.at(name + "weight").shape[0]));
+      for (float& value : values) value = is_source ? normal(random) : 0.01F * normal(random);
+      tensors.all[name + "bias"] = {{static_cast<int64_t>(values.size())}, std::move(values)};
+    }
+  }
+  const Path source = scratch / "biased";
+  tensors.write(source, config);
+  std::filesystem::copy(kLlama / "tokenizer.json", source);
+  io::QuantizeOptions options = options_for("awq");
+  options.bits = 8;
+  ThreadPool threads;
+  quantize_calibrated(source, scratch / "a", options, {sample_text(), "text", 512}, &threads);
+  // Scales in rows with a bias would change it by 5 % and more.
+  EXPECT_NEAR(perplexity_of(scratch / "a") / perplexity_of(source), 1, 1e-2);
 }
 
 // A scale has to be in all layers that share inputs, and divided by where those come from.
