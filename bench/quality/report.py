@@ -17,6 +17,17 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 from plot import Svg, spread  # noqa: E402
 
+# Rows, and the line that each belongs to: methods that are given a table were measured with two.
+ROWS = {
+    "`rtn`, NormalFloat": "rtn",
+    "`rtn`, k-means": "rtn kmeans",
+    "`awq`, NormalFloat": "awq",
+    "`awq`, k-means": "awq kmeans",
+    "`gptq`, NormalFloat": "gptq",
+    "`gptq`, k-means": "gptq kmeans",
+    "`mse`": "mse",
+    "`ldlq`": "ldlq",
+}
 METHODS = ("rtn", "mse", "awq", "gptq", "ldlq")
 STYLES = {"rtn": 4, "mse": 2, "awq": 3, "gptq": 1, "ldlq": 0}  # of plot.py's colours
 LOWEST, HIGHEST = 1, 400  # percent that the picture shows
@@ -44,26 +55,33 @@ def replace_between(page, name, table):
     return f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
 
 
+def seconds(value):
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
 def formats_of(cells):
     """(bits, group), the widest first."""
     return sorted({key[2:] for key in cells if key[1] != "none"}, key=lambda one: (-one[0], -one[1]))
 
 
 def span(values, digits):
-    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    low, high = digits(min(values)), digits(max(values))
     return low if low == high else f"{low} to {high}"
 
 
 def perplexity_table(cells, models):
     formats = formats_of(cells)
-    width = [span([cell["bits_per_weight"] for key, cell in cells.items() if key[2:] == one], 3) for one in formats]
+    width = [
+        span([cell["bits_per_weight"] for key, cell in cells.items() if key[2:] == one], "{:.3f}".format)
+        for one in formats
+    ]
     rows = [
         ["", *(f"{bits} bits, group {group}" for bits, group in formats)],
         ["---"] * (len(formats) + 1),
         ["bits per weight, with scales and tables", *width],
     ]
-    for method in METHODS:
-        row = [f"`{method}`"]
+    for name, method in ROWS.items():
+        row = [name]
         for one in formats:
             figures = []
             for model in models:
@@ -79,10 +97,12 @@ def perplexity_table(cells, models):
 def cost_table(cells, models):
     rows = [["", "processor time, s", "peak memory, MB"], ["---"] * 3]
     for method in METHODS:
-        some = [[cell for key, cell in cells.items() if key[:2] == (model, method)] for model in models]
-        seconds = [span([cell["cpu_seconds"] for cell in of_model], 0) for of_model in some]
+        some = [
+            [cell for key, cell in cells.items() if key[0] == model and key[1].split()[0] == method] for model in models
+        ]
+        times = [span([cell["cpu_seconds"] for cell in of_model], seconds) for of_model in some]
         peaks = [f"{max(cell['peak_bytes'] for cell in of_model) / 1e6:.0f}" for of_model in some]
-        rows.append([f"`{method}`", " / ".join(seconds), " / ".join(peaks)])
+        rows.append([f"`{method}`", " / ".join(times), " / ".join(peaks)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -105,8 +125,9 @@ def draw(cells, models, path):
     for column, model in enumerate(models):
         for method in METHODS:
             points = []
-            for width_bits, _ in formats_of(cells):
-                cell = cells.get((model, method, width_bits, shown))
+            for width_bits in sorted({one[0] for one in formats_of(cells)}, reverse=True):
+                found = [cells.get((model, method + table, width_bits, shown)) for table in ("", " kmeans")]
+                cell = min(filter(None, found), key=lambda one: one["perplexity"], default=None)
                 if cell is None:
                     continue
                 percent = 100 * (cell["perplexity"] / plain(cells, model) - 1)
@@ -121,7 +142,7 @@ def draw(cells, models, path):
     title = "What quantizing costs: perplexity above the unquantized model's"
     svg = Svg(width, height, title, f"{'; '.join(words)}.")
     svg.text(24, 32, title, "title")
-    note = f"group {shown}; all linear layers of the blocks"
+    note = f"group {shown}; all linear layers of the blocks; rtn, awq, gptq: NormalFloat or k-means, the better"
     if outside:
         note += f"; above the picture: {', '.join(dict.fromkeys(outside))}"
     svg.text(24, 52, note, "small")
