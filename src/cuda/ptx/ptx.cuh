@@ -54,6 +54,12 @@ __device__ inline uint32_t load_global_2(const uint16_t* global) {
 
 // --- shared memory ---
 
+__device__ inline uint16_t load_shared_short(uint32_t address) {
+  uint16_t v;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(address));
+  return v;
+}
+
 // Loads at an address plus a constant.
 template <uint32_t kOffset>
 __device__ inline uint32_t load_shared(uint32_t address) {
@@ -75,9 +81,19 @@ __device__ inline uint4 load_shared_4(uint32_t address) {
   return v;
 }
 
+__device__ inline float4 load_shared_floats(uint32_t address) {
+  const uint4 v = load_shared_4(address);
+  return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
+}
+
 __device__ inline void store_shared_4(uint32_t address, uint4 v) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                : "memory");
+}
+
+__device__ inline void store_shared_floats(uint32_t address, float4 v) {
+  store_shared_4(address,
+                 make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w)));
 }
 
 // Four 8 x 8 matrices of 16-bit values: lane l gives the address of row l % 8 of matrix l / 8.
