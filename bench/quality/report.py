@@ -107,8 +107,8 @@ def cost_table(cells, models):
 
 
 def draw(cells, models, path):
-    left, right, above, below, panel, gap = 78, 96, 92, 56, 300, 34
-    width, height = left + right + len(models) * panel + (len(models) - 1) * gap, 470
+    left, right, above, below, panel, gap = 78, 96, 110, 56, 300, 34
+    width, height = left + right + len(models) * panel + (len(models) - 1) * gap, 488
     groups = [key[3] for key in cells if key[1] != "none"]
     shown = max(sorted(set(groups)), key=groups.count)
     bits = [cell["bits_per_weight"] for key, cell in cells.items() if key[3] == shown]
@@ -143,9 +143,9 @@ def draw(cells, models, path):
     svg = Svg(width, height, title, f"{'; '.join(words)}.")
     svg.text(24, 32, title, "title")
     note = f"group {shown}; all linear layers of the blocks; rtn, awq, gptq: NormalFloat or k-means, the better"
-    if outside:
-        note += f"; above the picture: {', '.join(dict.fromkeys(outside))}"
     svg.text(24, 52, note, "small")
+    if outside:
+        svg.text(24, 70, f"above the picture: {', '.join(dict.fromkeys(outside))}", "small")
     for column, model in enumerate(models):
         begin = left + column * (panel + gap)
         svg.text(begin + panel / 2, above - 14, f"{model} ({plain(cells, model):.3f})", "mid")
