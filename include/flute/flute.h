@@ -139,6 +139,11 @@ typedef struct flute_quantize_args {
  * that is NaN or infinite, or whose scale would be. */
 flute_status flute_quantize_rtn(const flute_quantize_args* args, flute_packed** packed);
 
+/* The same with scales and table chosen to leave little squared error in the weight: the scale of each group is
+ * searched for around absmax / the largest magnitude of the table, and the table, which begins as args.codebook (of one
+ * row), becomes one of the matrix's own. args.clip is 0 or 1. docs/quantizers.md says how. */
+flute_status flute_quantize_mse(const flute_quantize_args* args, flute_packed** packed);
+
 /* Writes rows [row_begin, row_end) of the dequantized matrix to out[row_end - row_begin, k] of `dtype`, each product
  * rounded as a multiply in that dtype rounds it. */
 flute_status flute_dequantize(const flute_packed_view* view, int64_t row_begin, int64_t row_end, flute_dtype dtype,

@@ -112,4 +112,40 @@ class CalibratedQuantizer {
   std::unique_ptr<Impl> impl_;
 };
 
+/// One of the layers that AwqQuantizer scales together: [n, k], and the table that it is going to be rounded to.
+struct AwqLayer {
+  const void* weight;
+  DType dtype;
+  int64_t n;
+  Codebook codebook;
+  float max_magnitude;  ///< of the table; CalibratedOptions' own does not count
+};
+
+/// Activation-aware scaling (Lin et al., "AWQ", 2023): the columns of layers that share their inputs are multiplied by
+/// scales, larger where inputs are larger, which whatever makes the inputs is divided by. Rounding to any table then
+/// leaves less error where it counts; docs/quantizers.md says more. Deterministic for any number of threads.
+class AwqQuantizer {
+ public:
+  /// Throws kInvalidArgument where `moments` are not finite. `threads` (null: the calling thread) outlives the
+  /// quantizer.
+  AwqQuantizer(InputMoments moments, ThreadPool* threads);
+  AwqQuantizer(AwqQuantizer&&) noexcept;
+  AwqQuantizer& operator=(AwqQuantizer&&) noexcept;
+  ~AwqQuantizer();
+  /// The scales [k]: of magnitude^a, a = 0, 0.05 .. 0.95, those with which rounding with absmax scales leaves the least
+  /// output error in the layers together, a magnitude being the root of an input's mean square. Inputs j with the same
+  /// alike[j] (numbered from 0 on) get the same scale. `options.clip` is 1. Throws kInvalidArgument as quantize_rtn
+  /// does.
+  std::vector<float> find_scales(std::span<const AwqLayer> layers, const CalibratedOptions& options,
+                                 std::span<const int64_t> alike) const;
+  /// Rounds a weight [n, k] whose columns have been multiplied by `scales` to `codebook`, with the scales of groups
+  /// that leave the least output error (as CalibratedQuantizer::ldlq searches for them).
+  PackedMatrix quantize(const float* weight, int64_t n, const Codebook& codebook, const CalibratedOptions& options,
+                        std::span<const float> scales) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
 }  // namespace flute

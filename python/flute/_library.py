@@ -129,6 +129,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "flute_packed_get_view": (c_int32, [c_void_p, POINTER(PackedView)]),
     "flute_packed_destroy": (None, [c_void_p]),
     "flute_quantize_rtn": (c_int32, [POINTER(QuantizeArgs), POINTER(c_void_p)]),
+    "flute_quantize_mse": (c_int32, [POINTER(QuantizeArgs), POINTER(c_void_p)]),
     "flute_dequantize": (c_int32, [POINTER(PackedView), c_int64, c_int64, c_int32, c_void_p]),
     "flute_matrix_create": (
         c_int32,

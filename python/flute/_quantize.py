@@ -23,6 +23,8 @@ from ._arrays import (
 from ._library import Handle, PackedView, QuantizeArgs, check, lib
 from ._tensor import QuantizedTensor, _table
 
+_METHODS = {"rtn": lib.flute_quantize_rtn, "mse": lib.flute_quantize_mse}
+
 
 def codebook(name: str, bits: SupportsIndex = 4) -> Array:
     """The named table: float32 [2^bits].
@@ -68,6 +70,7 @@ def quantize(
     scale_dtype: DTypeLike | DTypeName = "fp16",
     clip: float = 1.0,
     max_magnitude: float | None = None,
+    method: str = "rtn",
 ) -> QuantizedTensor:
     """Quantizes a matrix, rounding to the nearest value: what `flute quantize` does to each layer, bit for bit.
 
@@ -80,10 +83,14 @@ def quantize(
     clip: multiplies each group's absmax, in (0, 1].
     max_magnitude: what absmax is divided by to give the scale; None: 2^(bits-1) - 1 for "int", and the largest
         magnitude of the table for every other.
+    method: "rtn" takes scales and table as said above; "mse" searches for the scales and learns a table of the matrix's
+        own, beginning with the one given, that leave little squared error: neither clip, max_magnitude nor a table a
+        row go with it.
 
     Raises TypeError, and ValueError naming row and column of a weight that is not finite, or whose scale would not be.
     """
     where = "quantize"
+    function = _METHODS[checked_method(method, f"{where}: method")]
     values, element = _weight(weight, where)
     group_size = checked_group_size(group_size, f"{where}: group_size")
     width = None if bits is None else integer(bits, f"{where}: bits", 1, 8)
@@ -102,6 +109,13 @@ def quantize(
         if table.ndim == 2 and len(table) != len(values):
             raise ValueError(f"{where}: codebook: expected [{len(values)}, {length}], found {list(table.shape)}")
         width = length.bit_length() - 1
+    clip = positive_float32(clip, f"{where}: clip", 1.0)
+    if method == "mse":
+        for name, given in (("clip", clip != 1), ("max_magnitude", max_magnitude is not None)):
+            if given:
+                raise ValueError(f"{where}: {name}: expected none with 'mse', which searches for the scales")
+        if table.ndim == 2:
+            raise ValueError(f"{where}: codebook: expected one table for 'mse' to begin with, found one a row")
     if max_magnitude is not None:
         magnitude = positive_float32(max_magnitude, f"{where}: max_magnitude")
     pool = _threads.pool()
@@ -117,15 +131,21 @@ def quantize(
         codebook_rows=1 if table.ndim == 1 else len(table),
         bits=width,
         max_magnitude=magnitude,
-        clip=positive_float32(clip, f"{where}: clip", 1.0),
+        clip=clip,
         threads=pool.pointer,
     )
     pointer = ctypes.c_void_p()
-    check(lib.flute_quantize_rtn(args, pointer), where)
+    check(function(args, pointer), where)
     owner = Handle(pointer, lib.flute_packed_destroy)
     view = PackedView(size=ctypes.sizeof(PackedView))
     check(lib.flute_packed_get_view(pointer, view), where)
     return QuantizedTensor._from_view(view, owner)
+
+
+def checked_method(method: str, where: str) -> str:
+    if not isinstance(method, str) or method not in _METHODS:
+        raise ValueError(f"{where}: expected 'rtn' or 'mse', found {method!r}")
+    return method
 
 
 def _weight(weight: Array, where: str) -> tuple[Array, Element]:

@@ -191,13 +191,15 @@ def quantize_model(
     group_size: int = 64,
     *,
     scale_dtype: Any = "float16",
+    method: str = "rtn",
     modules_to_not_convert: Iterable[str] | None = None,
     layers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> torch.nn.Module:
     """Replaces the linear layers of a model by `Linear` of their quantized weights, in place, and returns the model.
 
-    bits, codebook, group_size, scale_dtype: as in `flute.quantize`. modules_to_not_convert: names of modules, or
-    beginnings of names up to a dot, that stay as they are; None: the output head of a transformers model.
+    bits, codebook, group_size, scale_dtype, method: as in `flute.quantize`.
+    modules_to_not_convert: names of modules, or beginnings of names up to a dot, that stay as they are; None: the
+    output head of a transformers model.
     layers: for each module that differs, by name, the arguments among bits, codebook and group_size that differ.
 
     A layer stays on its device; the quantizing itself is done on the CPU. Only modules of exactly the type
@@ -210,7 +212,7 @@ def quantize_model(
             continue
         settings = {"bits": bits, "codebook": codebook, "group_size": group_size, **(layers or {}).get(name, {})}
         try:
-            q = quantize(weight_array(module.weight), scale_dtype=scale_dtype, **settings)
+            q = quantize(weight_array(module.weight), scale_dtype=scale_dtype, method=method, **settings)
         except (TypeError, ValueError) as error:
             raise type(error)(f"quantize_model: {name}: {error}") from None
         dtype = module.weight.dtype if module.weight.dtype in _VALUES else None

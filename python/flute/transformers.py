@@ -24,7 +24,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ._checkpoint import Checkpoint
 from ._operator import moved
-from ._quantize import quantize
+from ._quantize import checked_method, quantize
 from ._tensor import QuantizedTensor
 from ._torch import Linear, head_of, is_among, weight_array
 
@@ -36,11 +36,11 @@ _LAYER_KEYS = ("bits", "group_size", "codebook")
 class FluteConfig(QuantizationConfigMixin):
     """How a model is quantized: `quantization_config` of config.json (docs/format.md).
 
-    bits, group_size, codebook, scale_dtype: as in `flute.quantize`; the codebook by its name.
+    bits, group_size, codebook, scale_dtype, method: as in `flute.quantize`; the codebook by its name.
     modules_to_not_convert: names of modules, or beginnings of names up to a dot, that stay as they are.
     layers: for each module that differs, by name, the keys among bits, group_size and codebook that differ.
 
-    Quantized are the linear layers but the output head, by rounding to nearest. Raises TypeError and ValueError.
+    Quantized are the linear layers but the output head. Raises TypeError and ValueError.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class FluteConfig(QuantizationConfigMixin):
         scale_dtype: str = "fp16",
         modules_to_not_convert: list[str] | None = None,
         layers: Mapping[str, Mapping[str, Any]] | None = None,
+        method: str = "rtn",
         **other: Any,
     ) -> None:
         version = other.pop("format_version", _VERSION)
@@ -67,16 +68,21 @@ class FluteConfig(QuantizationConfigMixin):
         self.quant_method = _METHOD
         self.format_version = version
         self.bits, self.group_size, self.codebook, self.scale_dtype = bits, group_size, codebook, scale_dtype
+        self.method = method  # of a checkpoint: any, also those that the program alone has
         self.modules_to_not_convert = list(modules_to_not_convert or [])
         self.layers = {name: dict(changes) for name, changes in (layers or {}).items()}
         self.other = other  # what a later writer adds is kept
 
     def to_dict(self) -> dict[str, Any]:
-        """The dictionary of config.json."""
+        """The dictionary of config.json, where a table that was learned has no other name."""
         result = {key: value for key, value in super().to_dict().items() if key != "other"}
+        if self.method == "mse":
+            result["codebook"] = "learned"
+            for changes in result["layers"].values():
+                changes.pop("codebook", None)
         if not result["layers"]:
             del result["layers"]
-        return {"method": "rtn", **result, **self.other}
+        return {**result, **self.other}
 
     def of_layer(self, name: str) -> dict[str, Any]:
         """bits, group_size and codebook of a module."""
@@ -114,7 +120,9 @@ class _Quantize(ConversionOps):
         assert model is not None and full_layer_name is not None
         name = full_layer_name.removesuffix(".weight")
         config = self.quantizer.quantization_config
-        q = quantize(weight_array(weight), scale_dtype=config.scale_dtype, **config.of_layer(name))
+        q = quantize(
+            weight_array(weight), scale_dtype=config.scale_dtype, method=config.method, **config.of_layer(name)
+        )
         model.set_submodule(name, _Waiting(q, model.get_submodule(name).bias))
         if missing_keys is not None:
             missing_keys.discard(full_layer_name)
@@ -130,6 +138,8 @@ class FluteQuantizer(HfQuantizer):
     def validate_environment(self, *_: Any, device_map: Any = None, **__: Any) -> None:
         if device_map not in (None, "auto", "balanced", "balanced_low_0", "sequential"):
             _expect_one_kind(device_map.values() if isinstance(device_map, dict) else [device_map])
+        if not self.pre_quantized:
+            checked_method(self.quantization_config.method, "FluteConfig: method")
 
     def update_device_map(self, device_map: Any) -> Any:
         return {"": "cpu"} if device_map == "auto" and not torch.cuda.is_available() else device_map

@@ -102,6 +102,11 @@ int run(const Options& options) {
     ProgressBar bar("compare");
     report = io::inspect_checkpoint(options.path, against, &threads, bar.observer());
   }
+  const bool any_error = std::any_of(report.layers.begin(), report.layers.end(),
+                                     [](const auto& layer) { return layer.relative_error.has_value(); });
+  if (against && !any_error && quantized_count(report) > 0) {
+    note("{}: method awq moved scales from layer to layer: no layer has an error of its own to show", options.path);
+  }
   if (!options.layer.empty()) return show_layer(options, std::move(report));
   std::optional<DeviceReport> on_device;
   if (device) on_device = inspect_on_device(io::Checkpoint::open(options.path), *device, options.device);

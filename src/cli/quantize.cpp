@@ -32,7 +32,7 @@ struct Options {
   bool dry_run = false, json = false;
 };
 
-bool is_calibrated(std::string_view method) { return method == "gptq" || method == "ldlq"; }
+bool is_calibrated(std::string_view method) { return method == "awq" || method == "gptq" || method == "ldlq"; }
 
 /// What CLI11 cannot check by itself: options that depend on each other.
 void complete(Options& options) {
@@ -54,10 +54,10 @@ void complete(Options& options) {
     throw UsageError(fmt::format("--method {}: expected --calibration TEXT, found none", quantize.method));
   }
   if (!calibrates && !options.calibration.empty()) {
-    throw UsageError(fmt::format("--calibration: expected --method gptq or ldlq with it, found {}, which takes no text",
-                                 quantize.method));
+    throw UsageError(fmt::format(
+        "--calibration: expected --method awq, gptq or ldlq with it, found {}, which takes no text", quantize.method));
   }
-  if (io::learns_table(quantize.method) && quantize.clip != 1) {
+  if (io::searches_scales(quantize.method) && quantize.clip != 1) {
     throw UsageError(fmt::format("--clip: expected none with {}, which searches for the scales, found {}",
                                  quantize.method, quantize.clip));
   }
@@ -181,11 +181,11 @@ void add_quantize(CLI::App& app, Command& chosen) {
           ->add_option(
               "--method", quantize.method,
               "How codes and scales are found: rtn (round to nearest, the default without --calibration), mse (scales "
-              "and a table for each matrix that leave little squared error in the weights), gptq (error feedback, any "
-              "table) or ldlq (scales, table and codes learned; the best, and the default with --calibration); gptq "
-              "and "
-              "ldlq need it")
-          ->check(CLI::IsMember({"rtn", "mse", "gptq", "ldlq"}).description(""))
+              "and a table for each matrix that leave little squared error in the weights), awq (inputs scaled so that "
+              "rounding hurts the large ones less, any table; changes norms), gptq (error feedback, any table) or ldlq "
+              "(scales, table and codes learned; the best, and the default with --calibration). awq, gptq and ldlq "
+              "need --calibration")
+          ->check(CLI::IsMember({"rtn", "mse", "awq", "gptq", "ldlq"}).description(""))
           ->type_name("NAME");
   command
       ->add_option("--calibration", options->calibration,

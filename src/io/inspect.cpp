@@ -168,6 +168,7 @@ CheckpointReport inspect_checkpoint(const std::filesystem::path& path,
   if (!against) return report;
 
   const Checkpoint original = Checkpoint::open(*against);
+  if (checkpoint.is_quantized() && checkpoint.quantization()->method == "awq") return report;
   int64_t total = 0;
   for (const LayerReport& layer : report.layers) {
     if (is_compared(layer, checkpoint.is_quantized())) total += layer.elements;

@@ -21,7 +21,7 @@ struct QuantizeOptions {
   int bits = 4;
   std::string codebook = "nf";  ///< nf, int, fp (or a variant), kmeans, or a path to a codebook file
   int64_t group_size = 64;
-  std::string method = "rtn";  ///< or mse; or gptq, ldlq, which need calibration (model/calibrated.hpp)
+  std::string method = "rtn";  ///< or mse; or awq, gptq, ldlq, which need calibration (model/calibrated.hpp)
   DType scale_dtype = DType::kF16;
   float clip = 1.0f;
   std::vector<std::string> include;  ///< regexes (ECMAScript, searched): also quantize matching 2-D weights
@@ -55,8 +55,10 @@ struct CheckpointReport {
 /// The names that QuantizeOptions::codebook may have; anything else is a path.
 std::vector<std::string_view> codebook_names();
 
-/// Does the method (mse, ldlq) make scales and tables of its own, beginning with QuantizeOptions::codebook?
+/// Does the method (mse, ldlq) make tables of its own, beginning with QuantizeOptions::codebook?
 bool learns_table(std::string_view method);
+/// Does it (mse, awq, ldlq) search for scales, so that QuantizeOptions::clip has to be 1?
+bool searches_scales(std::string_view method);
 
 /// What quantize_checkpoint would do; touches nothing.
 CheckpointReport plan_quantization(const std::filesystem::path& source, const QuantizeOptions& options);
@@ -72,7 +74,8 @@ CheckpointReport quantize_checkpoint(const std::filesystem::path& source, const 
 void dequantize_checkpoint(const std::filesystem::path& source, const std::filesystem::path& target, DType dtype,
                            bool overwrite, ThreadPool* threads, const Progress& progress);
 
-/// What a checkpoint holds; with `against`, each quantized layer's relative error to the original's tensor.
+/// What a checkpoint holds; with `against`, each quantized layer's relative error to the original's tensor, but not for
+/// method awq, whose layers stand for the original's with scales folded into them.
 CheckpointReport inspect_checkpoint(const std::filesystem::path& path,
                                     const std::optional<std::filesystem::path>& against = std::nullopt,
                                     ThreadPool* threads = nullptr, const Progress& progress = {});

@@ -122,12 +122,12 @@ class Planner {
 
  private:
   void check_options() const {
-    constexpr std::array<std::string_view, 4> kMethods = {"rtn", "mse", "gptq", "ldlq"};
+    constexpr std::array<std::string_view, 5> kMethods = {"rtn", "mse", "awq", "gptq", "ldlq"};
     if (std::find(kMethods.begin(), kMethods.end(), options_.method) == kMethods.end()) {
-      fail(ErrorCode::kInvalidArgument, "method: expected rtn, mse, gptq or ldlq, found '{}'",
+      fail(ErrorCode::kInvalidArgument, "method: expected rtn, mse, awq, gptq or ldlq, found '{}'",
            printable(options_.method));
     }
-    if (learns_table(options_.method) && options_.clip != 1) {
+    if (searches_scales(options_.method) && options_.clip != 1) {
       fail(ErrorCode::kInvalidArgument, "clip: expected 1, since {} searches for the scales, found {}", options_.method,
            options_.clip);
     }
@@ -207,6 +207,7 @@ class Planner {
 }  // namespace
 
 bool learns_table(std::string_view method) { return method == "mse" || method == "ldlq"; }
+bool searches_scales(std::string_view method) { return learns_table(method) || method == "awq"; }
 
 std::vector<std::string_view> codebook_names() {
   std::vector<std::string_view> names = flute::codebook_names();

@@ -37,11 +37,11 @@ std::vector<std::string> QuantizedOutput::layers() const {
   return names;
 }
 
-Codebook QuantizedOutput::make_codebook(const PlannedTensor& planned, ThreadPool* threads) const {
+Codebook QuantizedOutput::make_codebook(const PlannedTensor& planned, const void* weight, DType dtype,
+                                        ThreadPool* threads) const {
   if (!codebooks_.is_fitted()) return codebooks_.make(planned.layer.bits, planned.prefix);
-  const TensorView& tensor = *planned.source;
-  return fit_kmeans_codebook(tensor.data.data(), float_dtype(tensor, source_.file_of(tensor.name)), tensor.shape[0],
-                             tensor.shape[1], planned.layer.bits, planned.layer.group_size, threads);
+  return fit_kmeans_codebook(weight, dtype, planned.source->shape[0], planned.source->shape[1], planned.layer.bits,
+                             planned.layer.group_size, threads);
 }
 
 float QuantizedOutput::max_magnitude(const Codebook& codebook) const {
@@ -56,6 +56,10 @@ void QuantizedOutput::write(const PlannedTensor& planned, const PackedMatrix& ma
   writer.write(place.index + 2, std::as_bytes(std::span(matrix.codebook)));
 }
 
+void QuantizedOutput::replace(std::string_view name, std::vector<std::byte> data) {
+  replaced_.insert_or_assign(std::string(name), std::move(data));
+}
+
 CheckpointReport QuantizedOutput::finish(const std::function<void(std::string_view what)>& progress) {
   const Progress observer = [&](int64_t, int64_t, std::string_view what) {
     if (progress) progress(what);
@@ -64,7 +68,12 @@ CheckpointReport QuantizedOutput::finish(const std::function<void(std::string_vi
   for (size_t i = 0; i < plan_.shards.size(); ++i) {
     size_t index = 0;
     for (const PlannedTensor& tensor : plan_.shards[i].tensors) {
-      if (!tensor.is_quantized()) copy_tensor(*tensor.source, writers_[i], index, meter);
+      const auto replaced = replaced_.find(tensor.source->name);
+      if (!tensor.is_quantized() && replaced != replaced_.end()) {
+        writers_[i].write(index, replaced->second);
+      } else if (!tensor.is_quantized()) {
+        copy_tensor(*tensor.source, writers_[i], index, meter);
+      }
       index += tensor.is_quantized() ? 3 : 1;
     }
     writers_[i].finish();

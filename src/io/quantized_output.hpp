@@ -26,11 +26,13 @@ class QuantizedOutput {
   const PlannedTensor* find(std::string_view prefix) const;
   /// Names of the layers that are to be written, in file order.
   std::vector<std::string> layers() const;
-  /// The table that `planned` begins with.
-  Codebook make_codebook(const PlannedTensor& planned, ThreadPool* threads) const;
+  /// The table that `planned` begins with; one that is fitted is to `weight`, of the planned shape.
+  Codebook make_codebook(const PlannedTensor& planned, const void* weight, DType dtype, ThreadPool* threads) const;
   float max_magnitude(const Codebook& codebook) const;
   /// Writes a layer of the plan, once.
   void write(const PlannedTensor& planned, const PackedMatrix& matrix);
+  /// A tensor that is not quantized gets other values, `data` as long as its own.
+  void replace(std::string_view name, std::vector<std::byte> data);
   /// Copies all other tensors and gives the target its name. Every layer must have been written.
   CheckpointReport finish(const std::function<void(std::string_view what)>& progress);
 
@@ -46,6 +48,7 @@ class QuantizedOutput {
   OutputFolder folder_;
   std::vector<SafetensorsWriter> writers_;
   std::map<std::string, Place, std::less<>> places_;
+  std::map<std::string, std::vector<std::byte>, std::less<>> replaced_;
 };
 
 }  // namespace flute::io

@@ -49,15 +49,22 @@ Blocks::Blocks(const std::filesystem::path& folder, ThreadPool* pool)
   rope = rope_frequencies(config.rope, config.head_dim);
 }
 
-std::vector<float> Blocks::read_norm(const std::string& name) const {
+std::vector<float> Blocks::read_norm(const std::string& name, const ReplacedTensors* replaced) const {
   std::vector<float> weight = read_vector(checkpoint, name + ".weight", config.hidden_size);
+  if (replaced != nullptr && replaced->contains(name + ".weight")) {
+    const io::TensorView& tensor = checkpoint.at(name + ".weight");
+    convert_to_f32(replaced->find(name + ".weight")->second.data.data(),
+                   io::float_dtype(tensor, checkpoint.file_of(tensor.name)), weight.data(), weight.size());
+  }
   if (config.architecture == io::Architecture::kGemma2) {
     for (float& value : weight) value += 1.0F;
   }
   return weight;
 }
 
-Block Blocks::read_block(int64_t layer, const PackedLayers* quantized) const {
+Block Blocks::read_block(int64_t layer, const QuantizedBlock* quantized) const {
+  const PackedLayers* const layers = quantized != nullptr ? &quantized->layers : nullptr;
+  const ReplacedTensors* const tensors = quantized != nullptr ? &quantized->tensors : nullptr;
   const std::string prefix = fmt::format("model.layers.{}.", layer);
   const int64_t query_width = config.num_heads * config.head_dim;
   const int64_t kv_width = config.num_kv_heads * config.head_dim;
@@ -69,18 +76,18 @@ Block Blocks::read_block(int64_t layer, const PackedLayers* quantized) const {
                                {prefix + "mlp.up_proj", config.intermediate_size}};
   const LayerName down[] = {{prefix + "mlp.down_proj", config.hidden_size}};
   Block block;
-  block.attention_norm = read_norm(prefix + "input_layernorm");
+  block.attention_norm = read_norm(prefix + "input_layernorm", tensors);
   if (config.architecture == io::Architecture::kGemma2) {
-    block.attention_post_norm = read_norm(prefix + "post_attention_layernorm");
-    block.mlp_norm = read_norm(prefix + "pre_feedforward_layernorm");
-    block.mlp_post_norm = read_norm(prefix + "post_feedforward_layernorm");
+    block.attention_post_norm = read_norm(prefix + "post_attention_layernorm", tensors);
+    block.mlp_norm = read_norm(prefix + "pre_feedforward_layernorm", tensors);
+    block.mlp_post_norm = read_norm(prefix + "post_feedforward_layernorm", tensors);
   } else {
-    block.mlp_norm = read_norm(prefix + "post_attention_layernorm");
+    block.mlp_norm = read_norm(prefix + "post_attention_layernorm", tensors);
   }
-  block.qkv = Linear(checkpoint, qkv, config.hidden_size, config.attention_bias, threads, quantized);
-  block.output = Linear(checkpoint, output, query_width, config.attention_bias, threads, quantized);
-  block.gate_up = Linear(checkpoint, gate_up, config.hidden_size, config.mlp_bias, threads, quantized);
-  block.down = Linear(checkpoint, down, config.intermediate_size, config.mlp_bias, threads, quantized);
+  block.qkv = Linear(checkpoint, qkv, config.hidden_size, config.attention_bias, threads, layers);
+  block.output = Linear(checkpoint, output, query_width, config.attention_bias, threads, layers);
+  block.gate_up = Linear(checkpoint, gate_up, config.hidden_size, config.mlp_bias, threads, layers);
+  block.down = Linear(checkpoint, down, config.intermediate_size, config.mlp_bias, threads, layers);
   return block;
 }
 

@@ -44,9 +44,9 @@ struct Blocks {
   mutable std::atomic<int64_t> multiply_time{0};  // nanoseconds
 
   Blocks(const std::filesystem::path& folder, ThreadPool* pool);
-  std::vector<float> read_norm(const std::string& name) const;
-  /// Layers that are in `quantized` are taken from there.
-  Block read_block(int64_t layer, const PackedLayers* quantized = nullptr) const;
+  // What is in `replaced` or `quantized` is taken from there.
+  std::vector<float> read_norm(const std::string& name, const ReplacedTensors* replaced = nullptr) const;
+  Block read_block(int64_t layer, const QuantizedBlock* quantized = nullptr) const;
 
   /// Throws kInvalidArgument on an id out of range.
   void check(std::span<const int32_t> ids) const;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "io/quantized_output.hpp"
 #include "model/blocks.hpp"
 #include "model/calibrated_blocks.hpp"
+#include "model/folding.hpp"
 #include "model/model.hpp"
 #include "model/tokenizer.hpp"
 #include "model/unicode.hpp"
@@ -20,13 +22,6 @@ namespace {
 
 constexpr int64_t kWindow = 512;
 constexpr int64_t kShares = 1'000'000;  // of the work, which progress is reported in
-
-/// Layers of a block that have their inputs in common.
-struct LayerGroup {
-  std::vector<std::string> names;
-  int64_t k;         // inputs
-  double to_inputs;  // multiply-adds a token from the block's step before to these inputs
-};
 
 /// Windows of `length` tokens, as many as there are up to `wanted` tokens, evenly over the text.
 std::vector<int32_t> calibration_ids(const Blocks& blocks, const std::filesystem::path& folder,
@@ -93,13 +88,15 @@ class Calibration {
     for (int64_t layer = 0; layer < finished.count(); ++layer) {
       for (const io::PlannedTensor* planned : planned_layers(layer))
         output_.write(*planned, finished.read(layer, *planned));
+      for (auto& [name, tensor] : finished.read_replaced(layer, planned_layers(layer)))
+        output_.replace(name, std::move(tensor.data));
       done_ += block_work(layer);
     }
     report_progress(0, "");
     for (int64_t layer = finished.count(); layer < blocks_.config.num_layers; ++layer) {
       run_block(layer);
       finished.add(planned_layers(layer), quantized_, hidden);
-      quantized_.clear();
+      quantized_ = {};
     }
     run_head();
     report.checkpoint = output_.finish([this](std::string_view what) { report_progress(0, what); });
@@ -115,19 +112,9 @@ class Calibration {
     return config;
   }
 
-  std::array<LayerGroup, 4> groups(int64_t layer) const {
-    const std::string prefix = fmt::format("model.layers.{}.", layer);
-    const io::ModelConfig& config = blocks_.config;
-    const int64_t width = config.hidden_size, attention_width = config.num_heads * config.head_dim;
-    return {{{{prefix + "self_attn.q_proj", prefix + "self_attn.k_proj", prefix + "self_attn.v_proj"}, width, 0},
-             {{prefix + "self_attn.o_proj"}, attention_width, attention_work()},
-             {{prefix + "mlp.gate_proj", prefix + "mlp.up_proj"}, width, 0},
-             {{prefix + "mlp.down_proj"}, config.intermediate_size, mlp_work()}}};
-  }
-
   std::vector<const io::PlannedTensor*> planned_layers(int64_t layer) const {
     std::vector<const io::PlannedTensor*> result;
-    for (const LayerGroup& group : groups(layer)) {
+    for (const LayerGroup& group : layer_groups(blocks_.config, layer)) {
       for (const std::string& name : group.names) {
         if (const io::PlannedTensor* planned = output_.find(name)) result.push_back(planned);
       }
@@ -171,12 +158,11 @@ class Calibration {
     return run;
   }
 
-  LayerGroup head() const { return {{"lm_head"}, blocks_.config.hidden_size, 0}; }
-
   void check_layers() {
     std::set<std::string> known = {"lm_head"};
     for (int64_t layer = 0; layer < blocks_.config.num_layers; ++layer) {
-      for (const LayerGroup& group : groups(layer)) known.insert(group.names.begin(), group.names.end());
+      for (const LayerGroup& group : layer_groups(blocks_.config, layer))
+        known.insert(group.names.begin(), group.names.end());
     }
     for (const std::string& name : output_.layers()) {
       if (!known.contains(name)) {
@@ -186,8 +172,28 @@ class Calibration {
              io::printable(name));
       }
     }
-    for (int64_t layer = 0; layer < blocks_.config.num_layers; ++layer) total_ += block_work(layer);
-    total_ += group_work(head());
+    for (int64_t layer = 0; layer < blocks_.config.num_layers; ++layer) {
+      total_ += block_work(layer);
+      if (options_.method != "awq") continue;
+      for (const LayerGroup& group : layer_groups(blocks_.config, layer)) check_folds(group);
+    }
+    total_ += group_work(head_group(blocks_.config));
+  }
+
+  /// Layers that stay as they are cannot take part in scales.
+  void check_folds(const LayerGroup& group) const {
+    const auto need = [&](const std::string& name, const std::string& other, std::string_view why) {
+      if (output_.find(name)) return;
+      fail(ErrorCode::kInvalidArgument,
+           "method awq: layer '{}': expected it to be quantized as '{}' is, {}, found it left out: leave out both, or "
+           "none",
+           name, other, why);
+    };
+    if (!is_planned(group)) return;
+    const std::string& planned =
+        *std::find_if(group.names.begin(), group.names.end(), [&](const auto& name) { return output_.find(name); });
+    for (const std::string& name : group.names) need(name, planned, "whose scaled inputs it shares");
+    if (!group.source.empty() && !group.source_has_bias) need(group.source, planned, "whose scales go into its rows");
   }
 
   // Work in multiply-adds, with which its time grows: those a token takes,
@@ -204,24 +210,29 @@ class Calibration {
     return 2.0 * static_cast<double>(blocks_.config.hidden_size) *
            static_cast<double>(blocks_.config.intermediate_size);
   }
+  /// From the block's step before to a group's inputs.
+  double input_work(const LayerGroup& group) const {
+    if (group.source.empty()) return 0;
+    return group.source.find(".self_attn.") != std::string::npos ? attention_work() : mlp_work();
+  }
   static double moments_work(const LayerGroup& group) {
     return 0.5 * static_cast<double>(group.k) * static_cast<double>(group.k);
   }
   // those of a whole layer, group or block.
   double layer_work(const io::PlannedTensor& planned) const {
     const double n = static_cast<double>(planned.source->shape[0]), k = static_cast<double>(planned.source->shape[1]);
-    return (options_.method == "gptq" ? 0.5 : 25.0) * n * k * k;
+    return (options_.method == "gptq" ? 0.5 : options_.method == "awq" ? 20.0 : 25.0) * n * k * k;
   }
   double group_work(const LayerGroup& group) const {
     double layers = 0;
     for (const std::string& name : group.names) {
       if (const io::PlannedTensor* planned = output_.find(name)) layers += layer_work(*planned);
     }
-    return layers > 0 ? layers + tokens() * (group.to_inputs + moments_work(group)) : 0;
+    return layers > 0 ? layers + tokens() * (input_work(group) + moments_work(group)) : 0;
   }
   double block_work(int64_t layer) const {
     double work = tokens() * (attention_work() + output_work() + 1.5 * mlp_work());
-    for (const LayerGroup& group : groups(layer)) work += group_work(group);
+    for (const LayerGroup& group : layer_groups(blocks_.config, layer)) work += group_work(group);
     return work;
   }
   double tokens() const { return static_cast<double>(windows_ * length_); }
@@ -237,36 +248,113 @@ class Calibration {
   /// moments.
   template <typename Collect>
   void quantize(const LayerGroup& group, const Collect& collect) {
-    const std::vector<std::string>& names = group.names;
-    const bool any = std::any_of(names.begin(), names.end(), [&](const auto& name) { return output_.find(name); });
-    if (!any) return;
+    if (!is_planned(group)) return;
     InputMoments moments(group.k);
     collect(moments);
-    try {
+    naming(group, [&] {
       const CalibratedQuantizer quantizer(std::move(moments), threads_);
-      for (const std::string& name : names) {
+      for (const std::string& name : group.names) {
         if (const io::PlannedTensor* planned = output_.find(name)) quantize_layer(quantizer, *planned);
       }
+    });
+  }
+
+  bool is_planned(const LayerGroup& group) const {
+    return std::any_of(group.names.begin(), group.names.end(), [&](const auto& name) { return output_.find(name); });
+  }
+
+  /// `action`, whose errors get the group's name.
+  template <typename Action>
+  static void naming(const LayerGroup& group, const Action& action) {
+    try {
+      action();
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kInvalidArgument) throw;
-      fail(ErrorCode::kInvalidArgument, "layer '{}': {}", names.front(), error.what());
+      fail(ErrorCode::kInvalidArgument, "layer '{}': {}", group.names.front(), error.what());
     }
+  }
+
+  /// Method awq, groups of which each one's inputs come from the one before: finds all their scales in one pass over
+  /// the text, in which `collect` adds a window's inputs to the moments (null where nothing of a group is planned);
+  /// then quantizes.
+  template <size_t kCount, typename Collect>
+  void quantize_scaled(const std::array<const LayerGroup*, kCount>& groups, std::string_view what,
+                       const Collect& collect) {
+    std::array<std::optional<InputMoments>, kCount> moments;
+    double work = 0;
+    for (size_t i = 0; i < kCount; ++i) {
+      if (!is_planned(*groups[i])) continue;
+      moments[i].emplace(groups[i]->k);
+      work += input_work(*groups[i]) + moments_work(*groups[i]);
+    }
+    if (work == 0) return;
+    for_windows(false, work, what, [&] { collect(moments); });
+    Folding folding(blocks_);
+    std::array<std::optional<AwqQuantizer>, kCount> quantizers;
+    for (size_t i = 0; i < kCount; ++i) {
+      if (!moments[i]) continue;
+      naming(*groups[i],
+             [&] { find_scales(*groups[i], quantizers[i].emplace(std::move(*moments[i]), threads_), folding); });
+    }
+    for (const auto& [name, tensor] : folding.tensors()) {
+      output_.replace(name, tensor.data);
+      quantized_.tensors.insert_or_assign(name, tensor);
+    }
+    for (size_t i = 0; i < kCount; ++i) {
+      if (!quantizers[i]) continue;
+      naming(*groups[i], [&] {
+        for (const std::string& name : groups[i]->names) {
+          if (const io::PlannedTensor* planned = output_.find(name)) quantize_layer(*quantizers[i], *planned, folding);
+        }
+      });
+      quantizers[i].reset();
+    }
+  }
+
+  CalibratedOptions options_for(const io::PlannedTensor& planned, const Codebook& codebook) const {
+    return {planned.layer.group_size, options_.scale_dtype, output_.max_magnitude(codebook), options_.clip};
+  }
+
+  void find_scales(const LayerGroup& group, const AwqQuantizer& quantizer, Folding& folding) {
+    if (group.source_has_bias) return;  // which is no row of a quantized layer, and would be rounded again
+    std::vector<AwqLayer> layers;
+    for (const std::string& name : group.names) {
+      report_progress(0, name);
+      const io::TensorView& tensor = *output_.find(name)->source;
+      const DType dtype = io::float_dtype(tensor, blocks_.checkpoint.file_of(tensor.name));
+      Codebook codebook = output_.make_codebook(*output_.find(name), tensor.data.data(), dtype, threads_);
+      const float largest = output_.max_magnitude(codebook);
+      layers.push_back({tensor.data.data(), dtype, tensor.shape[0], std::move(codebook), largest});
+    }
+    const io::PlannedTensor& first = *output_.find(group.names.front());
+    folding.fold(group, quantizer.find_scales(layers, options_for(first, layers.front().codebook), group.rows));
+  }
+
+  void quantize_layer(const AwqQuantizer& quantizer, const io::PlannedTensor& planned, const Folding& folding) {
+    report_progress(0, planned.prefix);
+    const std::vector<float> weight = folding.weight(planned.prefix, *planned.source);
+    const Codebook codebook = output_.make_codebook(planned, weight.data(), DType::kF32, threads_);
+    const std::vector<float> columns = folding.columns(planned.prefix, planned.source->shape[1]);
+    finish_layer(planned, quantizer.quantize(weight.data(), planned.source->shape[0], codebook,
+                                             options_for(planned, codebook), columns));
   }
 
   void quantize_layer(const CalibratedQuantizer& quantizer, const io::PlannedTensor& planned) {
     report_progress(0, planned.prefix);
     const io::TensorView& tensor = *planned.source;
     const DType dtype = io::float_dtype(tensor, blocks_.checkpoint.file_of(tensor.name));
-    const Codebook codebook = output_.make_codebook(planned, threads_);
-    const CalibratedOptions options{planned.layer.group_size, options_.scale_dtype, output_.max_magnitude(codebook),
-                                    options_.clip};
+    const Codebook codebook = output_.make_codebook(planned, tensor.data.data(), dtype, threads_);
+    const CalibratedOptions options = options_for(planned, codebook);
     const int64_t n = tensor.shape[0];
-    PackedMatrix matrix = options_.method == "gptq" ? quantizer.gptq(tensor.data.data(), dtype, n, codebook, options)
-                                                    : quantizer.ldlq(tensor.data.data(), dtype, n, codebook, options);
+    finish_layer(planned, options_.method == "gptq" ? quantizer.gptq(tensor.data.data(), dtype, n, codebook, options)
+                                                    : quantizer.ldlq(tensor.data.data(), dtype, n, codebook, options));
+  }
+
+  void finish_layer(const io::PlannedTensor& planned, PackedMatrix matrix) {
     output_.write(planned, matrix);
-    io::release_pages(tensor.data);
+    io::release_pages(planned.source->data);
     report_progress(layer_work(planned), planned.prefix);
-    quantized_.insert_or_assign(planned.prefix, std::move(matrix));
+    quantized_.layers.insert_or_assign(planned.prefix, std::move(matrix));
   }
 
   /// `step`, which takes `work` a token, with each window's hidden rows in activations_, which are stored again where
@@ -285,12 +373,12 @@ class Calibration {
 
   template <typename Step>
   void for_windows_of(const LayerGroup& group, std::string_view what, const Step& step) {
-    for_windows(false, group.to_inputs + moments_work(group), what, step);
+    for_windows(false, input_work(group) + moments_work(group), what, step);
   }
 
   void run_block(int64_t layer) {
     const int64_t m = length_;
-    const std::array<LayerGroup, 4> of_layer = groups(layer);
+    const std::array<LayerGroup, 4> of_layer = layer_groups(blocks_.config, layer);
     const LayerGroup &qkv = of_layer[0], &output = of_layer[1], &gate_up = of_layer[2], &down = of_layer[3];
     Activations& a = activations_;
     Block block = blocks_.read_block(layer);
@@ -299,38 +387,58 @@ class Calibration {
       cache_.clear();
       blocks_.attend_rows(block, layer, 0, m, rope_table_, cache_, a);
     };
-    quantize(qkv, [&](InputMoments& moments) {
-      for_windows_of(qkv, "inputs of attention", [&] {
+    if (options_.method == "awq") {
+      quantize_scaled(std::array{&qkv, &output}, "inputs of attention", [&](auto& moments) {
         blocks_.norm_for_attention(block, m, a);
-        moments.add(a.normed.get(), qkv.k, m, threads_);
-      });
-    });
-    block = blocks_.read_block(layer, &quantized_);
-    quantize(output, [&](InputMoments& moments) {
-      for_windows_of(output, "outputs of attention", [&] {
+        if (moments[0]) moments[0]->add(a.normed.get(), qkv.k, m, threads_);
+        if (!moments[1]) return;
         attend();
-        moments.add(a.attention.get(), output.k, m, threads_);
+        moments[1]->add(a.attention.get(), output.k, m, threads_);
       });
-    });
+    } else {
+      quantize(qkv, [&](InputMoments& moments) {
+        for_windows_of(qkv, "inputs of attention", [&] {
+          blocks_.norm_for_attention(block, m, a);
+          moments.add(a.normed.get(), qkv.k, m, threads_);
+        });
+      });
+      block = blocks_.read_block(layer, &quantized_);
+      quantize(output, [&](InputMoments& moments) {
+        for_windows_of(output, "outputs of attention", [&] {
+          attend();
+          moments.add(a.attention.get(), output.k, m, threads_);
+        });
+      });
+    }
     block = blocks_.read_block(layer, &quantized_);
     for_windows(true, attention_work() + output_work(), "attention", [&] {
       attend();
       blocks_.add_attention(block, m, a);
     });
-    quantize(gate_up, [&](InputMoments& moments) {
-      for_windows_of(gate_up, "inputs of the MLP", [&] {
+    if (options_.method == "awq") {
+      quantize_scaled(std::array{&gate_up, &down}, "inputs of the MLP", [&](auto& moments) {
         blocks_.norm_for_mlp(block, m, a);
-        moments.add(a.normed.get(), gate_up.k, m, threads_);
-      });
-    });
-    block = blocks_.read_block(layer, &quantized_);
-    quantize(down, [&](InputMoments& moments) {
-      for_windows_of(down, "activations of the MLP", [&] {
-        blocks_.norm_for_mlp(block, m, a);
+        if (moments[0]) moments[0]->add(a.normed.get(), gate_up.k, m, threads_);
+        if (!moments[1]) return;
         blocks_.activate_mlp(block, m, a);
-        moments.add(a.gate_up.get(), 2 * down.k, m, threads_);
+        moments[1]->add(a.gate_up.get(), 2 * down.k, m, threads_);
       });
-    });
+    } else {
+      quantize(gate_up, [&](InputMoments& moments) {
+        for_windows_of(gate_up, "inputs of the MLP", [&] {
+          blocks_.norm_for_mlp(block, m, a);
+          moments.add(a.normed.get(), gate_up.k, m, threads_);
+        });
+      });
+      block = blocks_.read_block(layer, &quantized_);
+      quantize(down, [&](InputMoments& moments) {
+        for_windows_of(down, "activations of the MLP", [&] {
+          blocks_.norm_for_mlp(block, m, a);
+          blocks_.activate_mlp(block, m, a);
+          moments.add(a.gate_up.get(), 2 * down.k, m, threads_);
+        });
+      });
+    }
     block = blocks_.read_block(layer, &quantized_);
     for_windows(true, 1.5 * mlp_work(), "MLP", [&] {
       blocks_.norm_for_mlp(block, m, a);
@@ -341,13 +449,17 @@ class Calibration {
 
   void run_head() {
     const std::vector<float> norm = blocks_.read_norm("model.norm");
-    const LayerGroup group = head();
-    quantize(group, [&](InputMoments& moments) {
-      for_windows_of(group, "inputs of the head", [&] {
-        blocks_.norm_rows(activations_.hidden.get(), norm, length_, activations_.normed.get());
-        moments.add(activations_.normed.get(), group.k, length_, threads_);
-      });
-    });
+    const LayerGroup group = head_group(blocks_.config);
+    const auto add_inputs = [&](InputMoments& moments) {
+      blocks_.norm_rows(activations_.hidden.get(), norm, length_, activations_.normed.get());
+      moments.add(activations_.normed.get(), group.k, length_, threads_);
+    };
+    if (options_.method == "awq") {
+      quantize_scaled(std::array{&group}, "inputs of the head", [&](auto& moments) { add_inputs(*moments[0]); });
+      return;
+    }
+    quantize(group,
+             [&](InputMoments& moments) { for_windows_of(group, "inputs of the head", [&] { add_inputs(moments); }); });
   }
 
   const io::QuantizeOptions& options_;
@@ -364,7 +476,7 @@ class Calibration {
   KvCache cache_;
   RopeTable rope_table_;
   std::unique_ptr<float[]> hidden_;  // [windows, length, hidden_size], what the block in hand gets
-  PackedLayers quantized_;           // of the block in hand
+  QuantizedBlock quantized_;         // the block in hand
   double done_ = 0, total_ = 0;      // work
 };
 
@@ -373,8 +485,8 @@ class Calibration {
 CalibratedReport quantize_calibrated(const std::filesystem::path& source, const std::filesystem::path& target,
                                      const io::QuantizeOptions& options, const CalibrationText& calibration,
                                      ThreadPool* threads, const CalibrationProgress& progress) {
-  if (options.method != "gptq" && options.method != "ldlq") {
-    fail(ErrorCode::kInvalidArgument, "method: expected gptq or ldlq, found '{}'", io::printable(options.method));
+  if (options.method != "awq" && options.method != "gptq" && options.method != "ldlq") {
+    fail(ErrorCode::kInvalidArgument, "method: expected awq, gptq or ldlq, found '{}'", io::printable(options.method));
   }
   return Calibration(source, target, options, calibration, threads, progress).run();
 }

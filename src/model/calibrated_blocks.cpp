@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <set>
 #include <utility>
 
 #include "base/fail.hpp"
@@ -180,6 +181,20 @@ PackedMatrix FinishedBlocks::read(int64_t block, const io::PlannedTensor& planne
   return matrix;
 }
 
+ReplacedTensors FinishedBlocks::read_replaced(int64_t block, std::span<const io::PlannedTensor* const> planned) const {
+  std::set<std::string> of_layers;
+  for (const io::PlannedTensor* one : planned) {
+    for (const io::TensorPlan& plan : io::written_tensors(*one, scale_dtype_)) of_layers.insert(plan.name);
+  }
+  const io::SafetensorsFile file = io::SafetensorsFile::open(block_file(block));
+  ReplacedTensors result;
+  for (const io::TensorView& tensor : file.tensors()) {
+    if (of_layers.contains(tensor.name)) continue;
+    result[tensor.name] = {{tensor.name, tensor.dtype, tensor.shape}, {tensor.data.begin(), tensor.data.end()}};
+  }
+  return result;
+}
+
 void FinishedBlocks::read_activations(std::span<float> activations) const {
   const io::MappedFile file(activations_file(count()));
   const std::span<std::byte> bytes = std::as_writable_bytes(activations);
@@ -190,21 +205,24 @@ void FinishedBlocks::read_activations(std::span<float> activations) const {
   std::copy(file.bytes().begin(), file.bytes().end(), bytes.begin());
 }
 
-void FinishedBlocks::add(std::span<const io::PlannedTensor* const> planned, const PackedLayers& layers,
+void FinishedBlocks::add(std::span<const io::PlannedTensor* const> planned, const QuantizedBlock& block,
                          std::span<const float> activations) {
   std::vector<io::TensorPlan> plans;
   for (const io::PlannedTensor* one : planned) {
     for (io::TensorPlan& plan : io::written_tensors(*one, scale_dtype_)) plans.push_back(std::move(plan));
   }
+  for (const auto& [name, tensor] : block.tensors) plans.push_back(tensor.plan);
   const fs::path file = block_file(count()), behind = activations_file(count() + 1);
   remove_file(file);
   io::SafetensorsWriter writer(file, plans);
   for (size_t i = 0; i < planned.size(); ++i) {
-    const PackedMatrix& matrix = layers.find(planned[i]->prefix)->second;
+    const PackedMatrix& matrix = block.layers.find(planned[i]->prefix)->second;
     writer.write(3 * i, std::as_bytes(std::span(matrix.codes)));
     writer.write(3 * i + 1, matrix.scales);
     writer.write(3 * i + 2, std::as_bytes(std::span(matrix.codebook)));
   }
+  size_t index = 3 * planned.size();
+  for (const auto& [name, tensor] : block.tensors) writer.write(index++, tensor.data);
   writer.finish();
   remove_file(behind);
   io::OutputFile output(behind);

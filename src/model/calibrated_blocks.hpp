@@ -25,9 +25,9 @@ struct CalibratedRun {
 };
 
 /// The blocks that a calibrated run has finished, in a folder beside its target (unfinished_folder): each block's
-/// packed layers, and the activations behind the last. The folder is locked while this lives, and stays where at
-/// least one block is in it. `state.json`, which is replaced in one step, says what counts; files that it does not
-/// name are left-overs of a kill and are written again.
+/// packed layers and changed norms, and the activations behind the last. The folder is locked while this lives, and
+/// stays where at least one block is in it. `state.json`, which is replaced in one step, says what counts; files that
+/// it does not name are left-overs of a kill and are written again.
 class FinishedBlocks {
  public:
   /// Finds what a run with the same target left. Throws kInvalidArgument, naming what differs, where that was another
@@ -41,10 +41,12 @@ class FinishedBlocks {
   int64_t count() const { return static_cast<int64_t>(blocks_.size()); }
   /// A layer of a finished block.
   PackedMatrix read(int64_t block, const io::PlannedTensor& planned) const;
+  /// A finished block's tensors that are none of the layers', `planned` being those of all layers.
+  ReplacedTensors read_replaced(int64_t block, std::span<const io::PlannedTensor* const> planned) const;
   /// The activations behind the last finished block.
   void read_activations(std::span<float> activations) const;
-  /// Block count() is finished: `layers`, which are those of `planned`, and the activations behind it.
-  void add(std::span<const io::PlannedTensor* const> planned, const PackedLayers& layers,
+  /// Block count() is finished: its layers, which are those of `planned`, and the activations behind it.
+  void add(std::span<const io::PlannedTensor* const> planned, const QuantizedBlock& block,
            std::span<const float> activations);
   /// The target is there: removes everything.
   void remove();

@@ -23,6 +23,19 @@ struct LayerName {
 /// Quantized layers that are not in a checkpoint (yet), by name.
 using PackedLayers = std::map<std::string, PackedMatrix, std::less<>>;
 
+/// A tensor of a checkpoint with other values, by name.
+struct ReplacedTensor {
+  io::TensorPlan plan;
+  std::vector<std::byte> data;
+};
+using ReplacedTensors = std::map<std::string, ReplacedTensor, std::less<>>;
+
+/// What stands in place of a block's tensors.
+struct QuantizedBlock {
+  PackedLayers layers;
+  ReplacedTensors tensors;  ///< norms
+};
+
 /// Linear layers that share their input, quantized or not: y[m, all n] = x[m, k] W^T (+ bias). Neighbours of one kind
 /// (bits and group size, or dtype) whose boundaries allow it are one matrix, the others are multiplied one by one.
 class Linear {

@@ -1,14 +1,10 @@
 #include <algorithm>
 #include <cmath>
-#include <exception>
-#include <functional>
-#include <optional>
 #include <utility>
 
 #include "base/fail.hpp"
 #include "flute/quantize.hpp"
-#include "flute/threads.hpp"
-#include "quant/strip.hpp"
+#include "quant/strip_matrix.hpp"
 
 namespace flute {
 namespace {
@@ -19,84 +15,6 @@ constexpr int kLloydSteps = 10;
 constexpr int kRounds = 3;      // of improving the table, then codes and scales, under the whole of H
 constexpr int kSweeps = 2;      // over codes and scales a round
 constexpr int kTableSteps = 4;  // of conjugate gradients for the table a round
-
-/// A matrix in strips, worked on side by side; sums over strips are taken in their order.
-class StripMatrix {
- public:
-  StripMatrix(const StripContext& context, const void* weight, DType dtype, int64_t n, ThreadPool* threads)
-      : context_(context), n_(n), threads_(threads), strips_(static_cast<size_t>((n + kLanes - 1) / kLanes)) {
-    for_strips([&](size_t i) { strips_[i].emplace(context, weight, dtype, n, static_cast<int64_t>(i) * kLanes); });
-  }
-
-  template <typename Body>
-  void each(const Body& body) {
-    for_strips([&](size_t i) { body(*strips_[i]); });
-  }
-
-  /// body(strip, sums) adds to sums[0 .. count), which begin at 0.
-  template <typename Body>
-  std::vector<double> sum(size_t count, const Body& body) {
-    std::vector<std::vector<double>> parts(strips_.size(), std::vector<double>(count));
-    for_strips([&](size_t i) { body(*strips_[i], std::span<double>(parts[i])); });
-    std::vector<double> total(count);
-    for (const std::vector<double>& part : parts) {
-      for (size_t i = 0; i < count; ++i) total[i] += part[i];
-    }
-    return total;
-  }
-
-  PackedMatrix pack(const Codebook& codebook, int64_t group_size) const {
-    PackedMatrix result = allocate_packed(n_, context_.k, group_size, context_.scale_dtype, codebook);
-    const int64_t words = result.view().words_per_row();
-    std::vector<uint8_t> codes(static_cast<size_t>(context_.k));
-    for (int64_t row = 0; row < n_; ++row) {
-      const Strip& strip = *strips_[static_cast<size_t>(row / kLanes)];
-      for (int64_t j = 0; j < context_.k; ++j) codes[static_cast<size_t>(j)] = strip.code(j, row % kLanes);
-      pack_codes(codes, codebook.bits, std::span(result.codes).subspan(row * words, words));
-      for (int64_t g = 0; g < context_.groups; ++g) {
-        store_from_f32(result.scales.data(), context_.scale_dtype, static_cast<size_t>(row * context_.groups + g),
-                       strip.scale(g, row % kLanes));
-      }
-    }
-    return result;
-  }
-
-  void unpack(const PackedView& packed) {
-    std::vector<uint8_t> codes(static_cast<size_t>(context_.k));
-    const int64_t words = packed.words_per_row();
-    for (int64_t row = 0; row < n_; ++row) {
-      Strip& strip = *strips_[static_cast<size_t>(row / kLanes)];
-      unpack_codes(packed.codes.subspan(static_cast<size_t>(row * words), static_cast<size_t>(words)), packed.bits,
-                   codes);
-      for (int64_t j = 0; j < context_.k; ++j) strip.set(j, row % kLanes, codes[static_cast<size_t>(j)]);
-      for (int64_t g = 0; g < context_.groups; ++g) {
-        strip.set_scale(g, row % kLanes,
-                        load_as_f32(packed.scales, packed.scale_dtype, static_cast<size_t>(row * context_.groups + g)));
-      }
-    }
-  }
-
- private:
-  /// The error of the first strip that has one is thrown, whichever thread meets one first.
-  void for_strips(const std::function<void(size_t)>& body) {
-    std::vector<std::exception_ptr> errors(strips_.size());
-    parallel_for(threads_, static_cast<int64_t>(strips_.size()), [&](int64_t i) {
-      try {
-        body(static_cast<size_t>(i));
-      } catch (...) {
-        errors[static_cast<size_t>(i)] = std::current_exception();
-      }
-    });
-    for (const std::exception_ptr& error : errors) {
-      if (error) std::rethrow_exception(error);
-    }
-  }
-
-  const StripContext& context_;
-  int64_t n_;
-  ThreadPool* threads_;
-  std::vector<std::optional<Strip>> strips_;
-};
 
 /// Lloyd's algorithm from `table` on, the weights divided by their scales, each counted with H_jj s^2. Ends with a
 /// largest magnitude of 1.
@@ -161,14 +79,7 @@ struct CalibratedQuantizer::Impl {
   ThreadPool* threads;
 
   StripContext context(int64_t group_size, DType scale_dtype) const {
-    PackedView shape;  // for its arithmetic
-    shape.k = k;
-    shape.group_size = group_size;
-    StripContext result;
-    result.k = k;
-    result.group = group_size < 0 ? k : std::min(group_size, k);
-    result.groups = shape.groups();
-    result.scale_dtype = scale_dtype;
+    StripContext result = strip_context(k, group_size, scale_dtype);
     result.moments = moments.data();
     result.factor = &factor;
     return result;
@@ -189,28 +100,9 @@ CalibratedQuantizer& CalibratedQuantizer::operator=(CalibratedQuantizer&&) noexc
 CalibratedQuantizer::~CalibratedQuantizer() = default;
 int64_t CalibratedQuantizer::k() const { return impl_->k; }
 
-namespace {
-
-void check(const Codebook& codebook, const CalibratedOptions& options, int64_t n, int64_t k) {
-  validate(codebook, "codebook");
-  if (codebook.rows != 1) {
-    fail(ErrorCode::kInvalidArgument, "codebook: expected one table for the matrix, found {}", codebook.rows);
-  }
-  if (!(options.max_magnitude > 0) || !std::isfinite(options.max_magnitude)) {
-    fail(ErrorCode::kInvalidArgument, "quantize: expected a codebook with a finite largest magnitude above 0, found {}",
-         options.max_magnitude);
-  }
-  if (!(options.clip > 0 && options.clip <= 1)) {
-    fail(ErrorCode::kInvalidArgument, "quantize: expected clip in (0, 1], found {}", options.clip);
-  }
-  allocate_packed(std::min<int64_t>(n, 0), k, options.group_size, options.scale_dtype, codebook);  // checks the shape
-}
-
-}  // namespace
-
 PackedMatrix CalibratedQuantizer::gptq(const void* weight, DType dtype, int64_t n, const Codebook& codebook,
                                        const CalibratedOptions& options) const {
-  check(codebook, options, n, k());
+  check_calibrated(codebook, options, k());
   const StripContext context = impl_->context(options.group_size, options.scale_dtype);
   StripMatrix matrix(context, weight, dtype, n, impl_->threads);
   const LookupTable table(codebook.values);
@@ -223,7 +115,7 @@ PackedMatrix CalibratedQuantizer::gptq(const void* weight, DType dtype, int64_t 
 
 PackedMatrix CalibratedQuantizer::ldlq(const void* weight, DType dtype, int64_t n, const Codebook& codebook,
                                        const CalibratedOptions& options) const {
-  check(codebook, options, n, k());
+  check_calibrated(codebook, options, k());
   const StripContext context = impl_->context(options.group_size, options.scale_dtype);
   StripMatrix matrix(context, weight, dtype, n, impl_->threads);
   Codebook learned = codebook;

@@ -70,6 +70,14 @@ void Strip::set_absmax_scales(float ratio, float max_magnitude) {
   }
 }
 
+void Strip::round_plainly(const LookupTable& table, float max_magnitude) {
+  set_absmax_scales(1.0F, max_magnitude);
+  for (int64_t j = 0; j < context_->k; ++j) {
+    round_lanes(table, weights_.data() + j * kLanes, scales_.data() + j / context_->group * kLanes,
+                codes_.data() + j * kLanes);
+  }
+}
+
 void Strip::search_scales(const LookupTable& table, float max_magnitude) {
   const int64_t k = context_->k;
   set_absmax_scales(1.0F, max_magnitude);

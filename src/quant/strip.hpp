@@ -31,6 +31,8 @@ class Strip {
 
   /// Scales ratio * absmax / max_magnitude in the scale's dtype. Throws where one overflows.
   void set_absmax_scales(float ratio, float max_magnitude);
+  /// Those with ratio 1, and nearest codes.
+  void round_plainly(const LookupTable& table, float max_magnitude);
   /// Of 29 ratios from 0.4 to 1.1 of absmax / max_magnitude the one whose plain rounding leaves the least d H d^T
   /// within the group (within each 256 weights of a longer one), and its codes.
   void search_scales(const LookupTable& table, float max_magnitude);

@@ -124,6 +124,26 @@ TEST(Capi, QuantizesToTheBytesOfTheCppApi) {
   EXPECT_EQ(std::memcmp(view.scales, expected.scales.data(), expected.scales.size()), 0);
 }
 
+TEST(Capi, LearnsTheTableOfTheCppApi) {
+  QuantizeCase test;
+  flute_packed* made = nullptr;
+  ASSERT_EQ(flute_quantize_mse(&test.args, &made), FLUTE_OK) << message();
+  const Owned<flute_packed> packed(made);
+  const flute_packed_view view = view_of(packed);
+  flute::RtnOptions options;
+  options.group_size = 32;
+  const auto expected =
+      flute::quantize_mse(test.weight.data(), flute::DType::kF32, 64, 96, flute::nf_codebook(3), options);
+  EXPECT_EQ(std::vector<float>(view.codebook, view.codebook + 8), expected.codebook);
+  EXPECT_NE(expected.codebook, test.codebook);
+  EXPECT_EQ(std::vector<uint32_t>(view.codes, view.codes + expected.codes.size()), expected.codes);
+  EXPECT_EQ(std::memcmp(view.scales, expected.scales.data(), expected.scales.size()), 0);
+  test.args.clip = 0.5F;
+  made = nullptr;
+  EXPECT_ERROR(flute_quantize_mse(&test.args, &made), FLUTE_INVALID_ARGUMENT, "clip");
+  EXPECT_EQ(made, nullptr);
+}
+
 TEST(Capi, CodesSurvivePackingAtEveryWidth) {
   for (int32_t bits = 1; bits <= 8; ++bits) {
     std::vector<uint8_t> codes(96), back(96);
@@ -290,6 +310,7 @@ TEST(Capi, NullIsAnErrorEverywhereAndDestroyTakesIt) {
   EXPECT_ERROR(flute_unpack_codes(nullptr, 32, 4, nullptr), FLUTE_INVALID_ARGUMENT, "words");
   EXPECT_ERROR(flute_packed_get_view(nullptr, &view), FLUTE_INVALID_ARGUMENT, "packed");
   EXPECT_ERROR(flute_quantize_rtn(nullptr, nullptr), FLUTE_INVALID_ARGUMENT, "args");
+  EXPECT_ERROR(flute_quantize_mse(nullptr, nullptr), FLUTE_INVALID_ARGUMENT, "args");
   EXPECT_ERROR(flute_dequantize(nullptr, 0, 1, FLUTE_F32, values), FLUTE_INVALID_ARGUMENT, "view");
   EXPECT_ERROR(flute_matrix_create(kCpu, FLUTE_F32, nullptr, 1, nullptr, nullptr), FLUTE_INVALID_ARGUMENT, "matrix");
   EXPECT_ERROR(flute_matrix_get_info(nullptr, &info), FLUTE_INVALID_ARGUMENT, "matrix");

@@ -3,15 +3,18 @@
 #include <cmath>
 #include <functional>
 #include <map>
+#include <random>
 #include <string>
 #include <vector>
 
+#include "base/seed.hpp"
 #include "error_of.hpp"
 #include "flute/error.hpp"
 #include "flute/threads.hpp"
 #include "io/scratch.hpp"
 #include "model/calibrated.hpp"
 #include "model/reference.hpp"
+#include "model/tensors.hpp"
 
 namespace flute::model {
 namespace {
@@ -49,7 +52,7 @@ TEST(QuantizeCalibrated, PredictsBetterThanRounding) {
     ThreadPool threads;
     io::quantize_checkpoint(source, scratch / "rtn", options_for("rtn"), &threads, {});
     const CalibrationText text{std::string_view(sample_text()).substr(12000), "text", 8192};
-    for (const char* method : {"gptq", "ldlq"}) {
+    for (const char* method : {"awq", "gptq", "ldlq"}) {
       const CalibratedReport report =
           quantize_calibrated(source, scratch / method, options_for(method), text, &threads);
       EXPECT_EQ(report.tokens, 8192);
@@ -62,6 +65,7 @@ TEST(QuantizeCalibrated, PredictsBetterThanRounding) {
     const double rtn = perplexity_of(scratch / "rtn"), gptq = perplexity_of(scratch / "gptq");
     const double ldlq = perplexity_of(scratch / "ldlq"), plain = perplexity_of(source);
     EXPECT_LT(gptq, rtn) << name;
+    EXPECT_LT(perplexity_of(scratch / "awq"), rtn) << name;
     // From rounding's loss at least a third goes.
     EXPECT_LT(std::log(ldlq / plain), 0.67 * std::log(rtn / plain))
         << name << ": " << plain << ' ' << rtn << ' ' << ldlq;
@@ -69,20 +73,98 @@ TEST(QuantizeCalibrated, PredictsBetterThanRounding) {
 }
 
 TEST(QuantizeCalibrated, ThreadsDoNotChangeAByte) {
+  for (const char* method : {"awq", "ldlq"}) {
+    const Scratch scratch;
+    const CalibrationText text{sample_text(), "text", 512};
+    for (const int count : {1, 2}) {
+      ThreadPool threads(count);
+      quantize_calibrated(examples() / "docs-llama-small", scratch / std::to_string(count), options_for(method), text,
+                          &threads);
+    }
+    int shards = 0;
+    for (const std::string& file : io::entries(scratch / "1")) {
+      if (!file.ends_with(".safetensors")) continue;
+      ++shards;
+      EXPECT_EQ(io::get(scratch / "2" / file), io::get(scratch / "1" / file)) << method << ' ' << file;
+    }
+    EXPECT_GT(shards, 0);
+  }
+}
+
+// Scales that were multiplied in one place and not divided by in the other would be seen here: 8 bits hardly round.
+// Both heads, too: Gemma's is tied to the embedding, which has to stay.
+TEST(QuantizeCalibrated, AwqLeavesTheModelWhatItIs) {
+  for (const char* name : {"docs-llama-small", "docs-gemma2-small"}) {
+    const Scratch scratch;
+    const Path source = examples() / name;
+    io::QuantizeOptions options = options_for("awq");
+    options.bits = 8;
+    options.include = {"lm_head"};
+    ThreadPool threads;
+    quantize_calibrated(source, scratch / "a", options, {sample_text(), "text", 512}, &threads);
+    EXPECT_NEAR(perplexity_of(scratch / "a") / perplexity_of(source), 1, 2e-3) << name;
+    const io::Checkpoint before = io::Checkpoint::open(source), after = io::Checkpoint::open(scratch / "a");
+    for (const char* norm : {"model.layers.0.input_layernorm.weight", "model.norm.weight"}) {
+      const std::span<const std::byte> old = before.at(norm).data, now = after.at(norm).data;
+      EXPECT_FALSE(std::equal(old.begin(), old.end(), now.begin(), now.end())) << name << ": nothing was folded";
+    }
+  }
+}
+
+// A bias of v or up is no row of theirs: their rows keep 1, and the norms' scales leave biases alone.
+TEST(QuantizeCalibrated, AwqTakesBiases) {
   const Scratch scratch;
-  const CalibrationText text{sample_text(), "text", 512};
-  for (const int count : {1, 2}) {
-    ThreadPool threads(count);
-    quantize_calibrated(examples() / "docs-llama-small", scratch / std::to_string(count), options_for("ldlq"), text,
-                        &threads);
+  Tensors tensors(kLlama);
+  Json config = config_of(kLlama);
+  config["attention_bias"] = config["mlp_bias"] = true;
+  auto random = fresh_random();
+  std::normal_distribution<float> normal(0.0F, 0.1F);
+  for (const int64_t block : {0, 1, 2, 3}) {
+    for (const char* layer : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+                              "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}) {
+      const std::string name = fmt::format("model.layers.{}.{}.", block, layer);
+      const bool is_source = name.ends_with("v_proj.") || name.ends_with("up_proj.");
+      std::vector<float> values(static_cast<size_t>(tensors.all.at(name + "weight").shape[0]));
+      for (float& value : values) value = is_source ? normal(random) : 0.01F * normal(random);
+      tensors.all[name + "bias"] = {{static_cast<int64_t>(values.size())}, std::move(values)};
+    }
   }
-  int shards = 0;
-  for (const std::string& file : io::entries(scratch / "1")) {
-    if (!file.ends_with(".safetensors")) continue;
-    ++shards;
-    EXPECT_EQ(io::get(scratch / "2" / file), io::get(scratch / "1" / file)) << file;
-  }
-  EXPECT_GT(shards, 0);
+  const Path source = scratch / "biased";
+  tensors.write(source, config);
+  std::filesystem::copy(kLlama / "tokenizer.json", source);
+  io::QuantizeOptions options = options_for("awq");
+  options.bits = 8;
+  ThreadPool threads;
+  quantize_calibrated(source, scratch / "a", options, {sample_text(), "text", 512}, &threads);
+  // Scales in rows with a bias would change it by 5 % and more.
+  EXPECT_NEAR(perplexity_of(scratch / "a") / perplexity_of(source), 1, 1e-2);
+}
+
+// A scale has to be in all layers that share inputs, and divided by where those come from.
+TEST(QuantizeCalibrated, AwqRefusesLayersThatCannotTakePart) {
+  const Scratch scratch;
+  const auto error = [&](std::vector<std::string> exclude) {
+    io::QuantizeOptions options = options_for("awq");
+    options.exclude = std::move(exclude);
+    return error_of([&] {
+      quantize_calibrated(examples() / "docs-llama-small", scratch / "a", options, {sample_text(), "text", 512},
+                          nullptr);
+    });
+  };
+  EXPECT_EQ(error({"k_proj"}),
+            "method awq: layer 'model.layers.0.self_attn.k_proj': expected it to be quantized as "
+            "'model.layers.0.self_attn.q_proj' is, whose scaled inputs it shares, found it left out: leave out both, "
+            "or none");
+  EXPECT_EQ(error({"layers.2.mlp.(gate|up)"}),
+            "method awq: layer 'model.layers.2.mlp.up_proj': expected it to be quantized as "
+            "'model.layers.2.mlp.down_proj' is, whose scales go into its rows, found it left out: leave out both, or "
+            "none");
+  EXPECT_TRUE(io::entries(scratch.path()).empty());
+  // Whole groups may stay, and a group whose inputs stay another's.
+  io::QuantizeOptions options = options_for("awq");
+  options.exclude = {"layers.0.self_attn", "mlp.down_proj"};
+  quantize_calibrated(examples() / "docs-llama-small", scratch / "a", options, {sample_text(), "text", 512}, nullptr);
+  EXPECT_EQ(io::entries(scratch.path()), std::vector<std::string>{"a"});
 }
 
 // Layers that stay, layers with other bits, and the head.
@@ -153,7 +235,7 @@ void expect_same_files(const Path& found, const Path& expected) {
 
 // Hours of work survive the end of a process, and the result does not show that there was one.
 TEST(QuantizeCalibrated, GoesOnBehindTheLastFinishedBlock) {
-  for (const char* method : {"gptq", "ldlq"}) {
+  for (const char* method : {"awq", "gptq", "ldlq"}) {
     const Scratch scratch;
     Attempt whole{scratch / "whole", options_for(method)};
     whole.options.include = {"lm_head"};
@@ -278,7 +360,7 @@ TEST(QuantizeCalibrated, RefusesWithWordsAndLeavesNothing) {
   EXPECT_EQ(error("caf\xe9", options_for("ldlq")), "notes.txt: expected a text in UTF-8, found other bytes");
   EXPECT_EQ(error(sample_text(), options_for("ldlq"), 100),
             "calibration: expected at least one window of 512 tokens, found 100");
-  EXPECT_EQ(error(sample_text(), options_for("rtn")), "method: expected gptq or ldlq, found 'rtn'");
+  EXPECT_EQ(error(sample_text(), options_for("rtn")), "method: expected awq, gptq or ldlq, found 'rtn'");
   io::QuantizeOptions clipped = options_for("ldlq");
   clipped.clip = 0.9F;
   EXPECT_EQ(error(sample_text(), clipped), "clip: expected 1, since ldlq searches for the scales, found 0.9");

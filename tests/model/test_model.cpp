@@ -15,73 +15,16 @@
 #include "io/scratch.hpp"
 #include "model/linear.hpp"
 #include "model/reference.hpp"
+#include "model/tensors.hpp"
 
 namespace flute::model {
 namespace {
 
 using io::Scratch;
-using Json = nlohmann::ordered_json;
-
-const Path kLlama = examples() / "docs-llama-small";
-const Path kGemma = examples() / "docs-gemma2-small";
-
-std::vector<int32_t> text_ids(const Path& model, size_t count) {
-  const Tokenizer tokenizer = Tokenizer::load(model / "tokenizer.json");
-  std::vector<int32_t> ids = tokenizer.encode(read_text(examples() / "docs-test-small.txt").substr(0, 10 * count));
-  ids.resize(std::min(ids.size(), count));
-  EXPECT_EQ(ids.size(), count);
-  return ids;
-}
-
-std::vector<float> all_logits(const Model& model, std::span<const int32_t> ids) {
-  KvCache cache = model.make_cache(static_cast<int64_t>(ids.size()));
-  return model.forward(ids, cache, Model::Logits::kAll);
-}
-
-double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
-  EXPECT_EQ(a.size(), b.size());
-  double largest = 0;
-  for (size_t i = 0; i < a.size(); ++i) largest = std::max(largest, std::abs(static_cast<double>(a[i]) - b.at(i)));
-  return largest;
-}
 
 std::string load_error(const Path& folder) {
   return error_of([&] { (void)Model::load(folder, nullptr); });
 }
-
-/// Tensors as fp32, to be changed at will.
-struct Tensors {
-  struct Tensor {
-    std::vector<int64_t> shape;
-    std::vector<float> values;
-  };
-  std::map<std::string, Tensor> all;
-
-  explicit Tensors(const Path& folder) {
-    const io::Checkpoint checkpoint = io::Checkpoint::open(folder);
-    for (const io::SafetensorsFile& shard : checkpoint.shards()) {
-      for (const io::TensorView& view : shard.tensors()) {
-        Tensor& tensor = all[view.name];
-        tensor.shape = view.shape;
-        tensor.values.resize(view.data.size() / 2);
-        convert_to_f32(view.data.data(), io::float_dtype(view, shard.path()), tensor.values.data(),
-                       tensor.values.size());
-      }
-    }
-  }
-  void write(const Path& folder, const Json& config) const {
-    std::filesystem::create_directories(folder);
-    io::put(folder / "config.json", config.dump());
-    std::vector<io::TensorPlan> plans;
-    for (const auto& entry : all) plans.push_back({entry.first, "F32", entry.second.shape});
-    io::SafetensorsWriter writer(folder / "model.safetensors", plans);
-    size_t index = 0;
-    for (const auto& entry : all) writer.write(index++, std::as_bytes(std::span(entry.second.values)));
-    writer.finish();
-  }
-};
-
-Json config_of(const Path& folder) { return Json::parse(read_text(folder / "config.json")); }
 
 class Runtime : public testing::TestWithParam<Path> {};
 INSTANTIATE_TEST_SUITE_P(Models, Runtime, testing::Values(kLlama, kGemma), [](const auto& values) {

@@ -22,7 +22,9 @@ def method_of(folder):
     return config["method"], config["codebook"]
 
 
-@pytest.mark.parametrize("method,expected", [(None, ("ldlq", "learned")), ("gptq", ("gptq", "nf"))])
+@pytest.mark.parametrize(
+    "method,expected", [(None, ("ldlq", "learned")), ("awq", ("awq", "nf")), ("gptq", ("gptq", "nf"))]
+)
 def test_the_best_method_is_the_default_with_text(flute, tmp_path, method, expected):
     chosen = () if method is None else ("--method", method)
     flute("quantize", LLAMA, tmp_path / "out", *FEW, "--calibration", TEXT, *chosen)

@@ -47,6 +47,15 @@ def test_plots_and_table_are_of_the_committed_results(tmp_path):
     assert page.read_text() == (ROOT / "README.md").read_text()
 
 
+def test_quality_page_is_of_the_committed_results(tmp_path):
+    page = tmp_path / "quality.md"
+    shutil.copy(ROOT / "docs/quality.md", page)
+    command = [sys.executable, ROOT / "bench/quality/report.py", "--image", tmp_path / "quality.svg", "--page", page]
+    subprocess.run(command, check=True, timeout=60)
+    assert (tmp_path / "quality.svg").read_bytes() == (ROOT / "docs/images/quality.svg").read_bytes()
+    assert page.read_text() == (ROOT / "docs/quality.md").read_text()
+
+
 def test_no_kernel_spills(flute):
     """Of the program's own build folder, where it has a library with kernels and cuobjdump is there to read it."""
     build = ROOT / "build" if flute.program == str(ROOT / "build/flute") else None

@@ -61,6 +61,8 @@ def test_every_command_explains_itself_with_an_example(flute, command):
         (["quantize", "a", "b", "--codebook", "e3m2", "--bits", "4"], ["--codebook", "e3m2"]),
         (["quantize", "a", "b", "--method", "awp"], ["--method", "awp", "rtn"]),
         (["quantize", "a", "b", "--method", "gptq"], ["--method", "gptq", "--calibration"]),
+        (["quantize", "a", "b", "--method", "awq"], ["--method", "awq", "--calibration"]),
+        (["quantize", "a", "b", "--method", "awq", "--calibration", "t", "--clip", "0.9"], ["--clip", "awq", "0.9"]),
         (["quantize", "a", "b", "--method", "mse", "--clip", "0.9"], ["--clip", "mse", "0.9"]),
         (["quantize", "a", "b", "--method", "mse", "--calibration", "t"], ["--calibration", "ldlq", "mse"]),
         (["quantize", "a", "b", "--method", "rtn", "--calibration", "t"], ["--calibration", "ldlq", "rtn"]),
@@ -192,6 +194,15 @@ def test_inspect_against_the_original_measures_the_error(flute, quantized, tmp_p
         w = (original[name].astype(np.uint32) << 16).view(np.float32).astype(np.float64)
         error = np.linalg.norm(w - rounded[name]) / np.linalg.norm(w)
         assert layer["relative_error"] == pytest.approx(error, rel=1e-4), name
+
+
+def test_inspect_shows_no_errors_of_layers_that_took_scales(flute, tmp_path):
+    """A layer of method awq minus the original's layer is not an error: scales were folded into it."""
+    text = ("--calibration", TEXT, "--calibration-tokens", 512)
+    flute("quantize", LLAMA, tmp_path / "out", "--method", "awq", *text)
+    result = flute("inspect", tmp_path / "out", "--against", LLAMA, "--json")
+    assert not any("relative_error" in layer for layer in json.loads(result.stdout)["layers"])
+    assert "awq" in result.stderr
 
 
 def test_inspect_layer_counts_the_codes(flute, quantized):

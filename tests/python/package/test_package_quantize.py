@@ -89,17 +89,28 @@ def test_kmeans_is_the_fitted_table_and_beats_normal_float():
     assert np.square(kmeans.dequantize() - w).sum() < np.square(flute.quantize(w, 3).dequantize() - w).sum()
 
 
+@pytest.mark.parametrize("bits,codebook", [(2, "nf"), (3, "int"), (3, "kmeans"), (4, np.linspace(-1, 1, 16))])
+def test_mse_learns_a_table_that_leaves_less_error(bits, codebook):
+    w = weights(5, (64, 256))
+    start = flute.quantize(w, bits, codebook, 32)
+    q = flute.quantize(w, bits, codebook, 32, method="mse")
+    assert repr(q) == repr(start) and (q.codebook != start.codebook).any()
+    # What the search and the table have to take for these weights is a tenth of the error and more.
+    assert np.square(q.dequantize() - w).sum() < 0.95 * np.square(start.dequantize() - w).sum()
+
+
 def test_threads_do_not_change_results():
     w = weights(4, (600, 512))  # several blocks of rows
     before = flute.get_threads()
     try:
         flute.set_threads(1)
-        one, table = flute.quantize(w), flute.fit_codebook(w)
+        one, table, learned = flute.quantize(w), flute.fit_codebook(w), flute.quantize(w, method="mse")
         assert flute.get_threads() == 1
         flute.set_threads(3)
         assert flute.get_threads() == 3
         same(flute.quantize(w), one)
         np.testing.assert_array_equal(flute.fit_codebook(w), table)
+        same(flute.quantize(w, method="mse"), learned)
     finally:
         flute.set_threads(before)
 

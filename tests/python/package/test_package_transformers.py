@@ -96,9 +96,11 @@ def test_perplexity_is_the_programs(program, source, tmp_path):
     assert math.exp(total / count) == pytest.approx(answer["perplexity"], rel=1e-3)
 
 
-def test_quantizing_while_loading_saves_what_the_program_writes(program, source, tmp_path):
-    program("quantize", source, tmp_path / "program", "--bits", "3", "--group-size", "32", "--codebook", "int")
-    model = load(source, quantization_config=FluteConfig(3, 32, "int"), dtype=torch.bfloat16)
+@pytest.mark.parametrize("method", ["rtn", "mse"])
+def test_quantizing_while_loading_saves_what_the_program_writes(program, source, tmp_path, method):
+    options = ("--bits", "3", "--group-size", "32", "--codebook", "int", "--method", method)
+    program("quantize", source, tmp_path / "program", *options)
+    model = load(source, quantization_config=FluteConfig(3, 32, "int", method=method), dtype=torch.bfloat16)
     model.save_pretrained(tmp_path / "saved")
     ours, theirs = tensors(tmp_path / "saved"), tensors(tmp_path / "program")
     assert ours.keys() == theirs.keys()
@@ -173,6 +175,8 @@ def test_refusals(program, source, tmp_path):
         load(source, quantization_config=FluteConfig(), device_map={"model": "cpu", "lm_head": "disk"})
     with pytest.raises(ValueError, match="device_map: expected the CPU or CUDA devices alone, found cpu and cuda"):
         load(source, quantization_config=FluteConfig(), device_map={"model": "cpu", "lm_head": 0})
+    with pytest.raises(ValueError, match="FluteConfig: method: expected 'rtn' or 'mse', found 'gptq'"):
+        load(source, quantization_config=FluteConfig(method="gptq"))
     with pytest.raises(ValueError, match="format_version: expected 1"):
         FluteConfig(format_version=2)
     with pytest.raises(ValueError, match=r"bits: expected 1\.\.8, found 9"):
