@@ -1,0 +1,162 @@
+"""A model that is both the original and the quantized one, and the steps by which the second comes near the first."""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ._arrays import Array
+from ._checkpoint import Checkpoint
+from ._library import Error
+from ._tune_layer import TunedLinear
+
+Windows = list[torch.Tensor]
+"""Token ids, [length] each."""
+
+HELD_OUT = 8
+"""Windows that are not learned from but measured with."""
+
+
+class TunedModel:
+    """The original model, with TunedLinear in the place of the layers that are quantized."""
+
+    def __init__(self, layers: Checkpoint, original: Path, device: "str | torch.device", dtype: torch.dtype) -> None:
+        try:
+            self.model = AutoModelForCausalLM.from_pretrained(original, dtype=dtype, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise Error(f"tune: {original}: transformers cannot load it: {_first_line(error)}", "format") from error
+        self.model.eval().requires_grad_(False).to(device)
+        self.device = device
+        self.layers: dict[str, TunedLinear] = {}
+        for name, q in layers.items():
+            linear = dict(self.model.named_modules()).get(name)
+            if not isinstance(linear, torch.nn.Linear):
+                found = "none" if linear is None else type(linear).__name__
+                raise Error(
+                    f"tune: {name}: expected a linear layer in {original}, where it is not quantized, found {found}",
+                    "format",
+                )
+            expected = (linear.out_features, linear.in_features)
+            if q.shape != expected:
+                raise Error(f"tune: {name}: expected shape {list(expected)}, found {list(q.shape)}", "format")
+            self.layers[name] = TunedLinear(q, linear)
+            self.model.set_submodule(name, self.layers[name])
+
+    @contextmanager
+    def original(self) -> Iterator[None]:
+        """Meanwhile the model is the original one."""
+        for layer in self.layers.values():
+            layer.original = True
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.original = False
+
+    def divergence(self, windows: Windows) -> torch.Tensor:
+        """KL(original || quantized) of the next token's distribution, in nats, the mean over all tokens."""
+        ids = torch.stack(windows).to(self.device)
+        with self.original(), torch.no_grad():
+            expected = self._log_probabilities(ids)
+        return torch.nn.functional.kl_div(
+            self._log_probabilities(ids), expected, reduction="batchmean", log_target=True
+        )
+
+    def measure(self, windows: Windows) -> float:
+        """The divergence on these windows, one at a time."""
+        with torch.no_grad():
+            return math.fsum(self.divergence([window]).item() for window in windows) / len(windows)
+
+    def settle(self) -> None:
+        for name, layer in self.layers.items():
+            layer.settle(name)
+
+    def changed(self) -> dict[str, Array]:
+        """The tensors of the file that are others now, after `settle`."""
+        result = {}
+        for name, layer in self.layers.items():
+            result[f"{name}.weight_scale"], result[f"{name}.weight_codebook"] = layer.stored()
+        return result
+
+    def _log_probabilities(self, ids: torch.Tensor) -> torch.Tensor:
+        logits = self.model(input_ids=ids, use_cache=False).logits
+        return logits.flatten(0, -2).float().log_softmax(-1)
+
+
+def train(
+    model: TunedModel,
+    windows: Windows,
+    *,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    seed: int,
+    progress: Callable[[int, int, float], None] | None,
+) -> None:
+    """Adam with a learning rate that falls to 0 along a cosine; the tables' is half of the scales'.
+
+    A step takes `batch` windows in an order that `seed` gives; all are taken before one is taken again.
+    progress is called after each step with its number from 1, the number of steps, and the divergence.
+    """
+    layers = model.layers.values()
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [layer.log_scales for layer in layers], "lr": learning_rate},
+            {"params": [layer.shift for layer in layers], "lr": learning_rate / 2},
+        ]
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: (1 + math.cos(math.pi * done / steps)) / 2)
+    order = _order(len(windows), seed)
+    for step in range(1, steps + 1):
+        loss = model.divergence([windows[next(order)] for _ in range(batch)])
+        value = loss.item()
+        if not math.isfinite(value):
+            raise Error(f"tune: step {step}: expected a finite divergence, found {value}: lower the learning rate")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if progress is not None:
+            progress(step, steps, value)
+
+
+def _order(count: int, seed: int) -> Iterator[int]:
+    """0 .. count - 1 again and again, shuffled anew each time."""
+    generator = random.Random(seed)
+    while True:
+        yield from generator.sample(range(count), count)
+
+
+def windows_of(text: str, original: Path, length: int, config: Any) -> Windows:
+    """The text's ids in windows, as `flute perplexity` cuts it: documents end with a line of one NUL character, and
+    each stands between the ids for beginning and end."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(original, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise Error(f"tune: {original}: transformers cannot load its tokenizer: {_first_line(error)}") from error
+    ids: list[int] = []
+    for document in text.split("\n\0\n"):
+        ids += _ids(config.bos_token_id)
+        ids += tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+        ids += _ids(config.eos_token_id)
+    return list(torch.tensor(ids)[: len(ids) // length * length].view(-1, length))
+
+
+def held_out(windows: Windows) -> tuple[Windows, Windows]:
+    """Windows to learn from, and at most HELD_OUT, spread over all, to measure with."""
+    count = min(HELD_OUT, len(windows) // 2)
+    measured = {i * len(windows) // count for i in range(count)}
+    return [one for i, one in enumerate(windows) if i not in measured], [windows[i] for i in sorted(measured)]
+
+
+def _ids(token: Any) -> list[int]:
+    return [] if token is None else [token[0] if isinstance(token, list) else token]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
