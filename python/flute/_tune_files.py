@@ -1,21 +1,23 @@
 """The files of a tuned checkpoint: those of the quantized one, with other scales and tables."""
 
+import hashlib
 import json
 import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ._arrays import Array
-from ._checkpoint import Checkpoint
 from ._library import Error
 
 _INDEX = "model.safetensors.index.json"
+_PARTS = ("weight_packed", "weight_scale", "weight_codebook", "weight_offset")
+_PIECE = 1 << 24
 
 
 class Place(NamedTuple):
@@ -27,10 +29,13 @@ class Place(NamedTuple):
     begin: int
     end: int
 
-    def read(self) -> bytes:
+    def sha256(self) -> bytes:
+        digest = hashlib.sha256()
         with self.file.open("rb") as file:
             file.seek(self.begin)
-            return file.read(self.end - self.begin)
+            for begin in range(self.begin, self.end, _PIECE):
+                digest.update(file.read(min(_PIECE, self.end - begin)))
+        return digest.digest()
 
 
 def places(folder: Path) -> dict[str, Place]:
@@ -60,20 +65,18 @@ def _places_in(file: Path) -> list[tuple[str, Place]]:
     ]
 
 
-def check_same_rest(quantized: Path, original: Path, layers: Checkpoint) -> None:
+def check_same_rest(quantized: Path, original: Path, layers: Iterable[str]) -> None:
     """flute.Error of kind "format" unless all that is not quantized is what the original has, byte for byte."""
-    parts = tuple(
-        f"{layer}.{part}"
-        for layer in layers
-        for part in ("weight_packed", "weight_scale", "weight_codebook", "weight_offset")
-    )
     ours, theirs = places(quantized), places(original)
-    for name in sorted(ours.keys() - set(parts)):
+    for name in sorted(ours.keys() - {f"{layer}.{part}" for layer in layers for part in _PARTS}):
         one, other = ours[name], theirs.get(name)
         if other is None:
             raise Error(f"tune: {name}: expected it in {original} as in {quantized}, found none", "format")
-        if (one.dtype, one.shape) != (other.dtype, other.shape) or one.read() != other.read():
-            raise Error(f"tune: {name}: expected the same in {original} and {quantized}, found another", "format")
+        if (one.dtype, one.shape) != (other.dtype, other.shape):
+            expected, found = f"{one.dtype} {list(one.shape)} as in {quantized}", f"{other.dtype} {list(other.shape)}"
+            raise Error(f"tune: {name}: expected {expected}, found {found} in {original}", "format")
+        if one.sha256() != other.sha256():
+            raise Error(f"tune: {name}: expected the values of {quantized}, found others in {original}", "format")
 
 
 def check_target(target: Path, quantized: Path) -> None:
@@ -123,7 +126,9 @@ def _config(config: dict[str, Any]) -> str:
     settings = config["quantization_config"]
     settings["codebook"] = "learned"
     settings["tuned"] = True
-    layers = settings.get("layers") or {}
+    layers = settings.pop("layers", None) or {}
     for layer in layers.values():
         layer.pop("codebook", None)
+    if others := {name: layer for name, layer in layers.items() if layer}:
+        settings["layers"] = others
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"

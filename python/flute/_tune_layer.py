@@ -26,7 +26,7 @@ def sum_of_codes(values: torch.Tensor, codes: torch.Tensor, size: int) -> torch.
 
 
 def sum_of_each_code(values: torch.Tensor, codes: torch.Tensor, size: int) -> torch.Tensor:
-    """sum_of_codes for devices on which scatter_add_ is atomic: many threads at few places, in an order that changes."""
+    """The same for devices on which scatter_add_ is atomic: many threads at few places, in an order that changes."""
     return torch.stack([torch.where(codes == code, values, 0).sum(1) for code in range(size)], 1)
 
 

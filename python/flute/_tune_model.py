@@ -5,10 +5,11 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from ._arrays import Array
 from ._checkpoint import Checkpoint
@@ -19,28 +20,31 @@ Windows = list[torch.Tensor]
 """Token ids, [length] each."""
 
 HELD_OUT = 8
-"""Windows that are not learned from but measured with."""
+"""Windows of the text that are not learned from but measured with, where there is no other text for that."""
+
+
+class Measured(NamedTuple):
+    """What a model does on some windows."""
+
+    divergence: float
+    """KL(original || quantized) of the next token's distribution, in nats, the mean over all tokens."""
+    perplexity: float
+    original_perplexity: float
 
 
 class TunedModel:
     """The original model, with TunedLinear in the place of the layers that are quantized."""
 
     def __init__(self, layers: Checkpoint, original: Path, device: "str | torch.device", dtype: torch.dtype) -> None:
-        try:
-            self.model = AutoModelForCausalLM.from_pretrained(original, dtype=dtype, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise Error(f"tune: {original}: transformers cannot load it: {_first_line(error)}", "format") from error
-        self.model.eval().requires_grad_(False).to(device)
+        self.model = _load(original, dtype).eval().requires_grad_(False).to(device)
         self.device = device
         self.layers: dict[str, TunedLinear] = {}
+        modules = dict(self.model.named_modules())
         for name, q in layers.items():
-            linear = dict(self.model.named_modules()).get(name)
-            if not isinstance(linear, torch.nn.Linear):
+            linear: Any = modules.get(name)
+            if type(linear) is not torch.nn.Linear:
                 found = "none" if linear is None else type(linear).__name__
-                raise Error(
-                    f"tune: {name}: expected a linear layer in {original}, where it is not quantized, found {found}",
-                    "format",
-                )
+                raise Error(f"tune: {name}: expected a linear layer in {original}, found {found}", "format")
             expected = (linear.out_features, linear.in_features)
             if q.shape != expected:
                 raise Error(f"tune: {name}: expected shape {list(expected)}, found {list(q.shape)}", "format")
@@ -59,18 +63,32 @@ class TunedModel:
                 layer.original = False
 
     def divergence(self, windows: Windows) -> torch.Tensor:
-        """KL(original || quantized) of the next token's distribution, in nats, the mean over all tokens."""
+        """That of `Measured`, with gradients for scales and tables."""
         ids = torch.stack(windows).to(self.device)
         with self.original(), torch.no_grad():
             expected = self._log_probabilities(ids)
-        return torch.nn.functional.kl_div(
-            self._log_probabilities(ids), expected, reduction="batchmean", log_target=True
-        )
+        return _divergence(self._log_probabilities(ids), expected)
 
-    def measure(self, windows: Windows) -> float:
-        """The divergence on these windows, one at a time."""
-        with torch.no_grad():
-            return math.fsum(self.divergence([window]).item() for window in windows) / len(windows)
+    @torch.no_grad()
+    def measure(self, windows: Windows, batch: int, progress: Callable[[int, int, float], None]) -> Measured:
+        """`batch` windows at a time; progress is called after each batch with the windows done, of all, and the
+        divergence.
+
+        Perplexities as `flute perplexity` has them: in a window each token but the first is predicted.
+        """
+        divergence = loss = original_loss = 0.0
+        done = 0
+        while done < len(windows):
+            ids = torch.stack(windows[done : done + batch]).to(self.device)
+            with self.original():
+                expected = self._log_probabilities(ids)
+            found = self._log_probabilities(ids)
+            done += len(ids)
+            divergence += _divergence(found, expected).item() * len(ids)
+            loss += _loss(found, ids)
+            original_loss += _loss(expected, ids)
+            progress(done, len(windows), divergence / done)
+        return Measured(divergence / done, _exp(loss / done), _exp(original_loss / done))
 
     def settle(self) -> None:
         for name, layer in self.layers.items():
@@ -88,6 +106,51 @@ class TunedModel:
         return logits.flatten(0, -2).float().log_softmax(-1)
 
 
+def _load(original: Path, dtype: torch.dtype) -> Any:
+    """The model. flute.Error of kind "format"."""
+    with _quiet():
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                original, dtype=dtype, local_files_only=True, output_loading_info=True
+            )
+        except (OSError, ValueError) as error:
+            raise Error(f"tune: {original}: transformers cannot load it: {_first_line(error)}", "format") from error
+    if info["missing_keys"]:
+        name = sorted(info["missing_keys"])[0]
+        raise Error(f"tune: {original}: expected the tensor {name}, which the model has, found none", "format")
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers draws no bar and gives no advice meanwhile; what it has to say comes as an error."""
+    drawn, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if drawn:
+            logging.enable_progress_bar()
+
+
+def _divergence(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Of log probabilities, [tokens, vocabulary] each."""
+    return torch.nn.functional.kl_div(found, expected, reduction="batchmean", log_target=True)
+
+
+def _loss(log_probabilities: torch.Tensor, ids: torch.Tensor) -> float:
+    """The sum of the windows' mean losses. ids: [windows, length], of each the first not predicted."""
+    values = log_probabilities.view(*ids.shape, -1)[:, :-1].gather(2, ids[:, 1:, None])
+    return -float(values.double().mean()) * len(ids)
+
+
+def _exp(loss: float) -> float:
+    """Infinite where it is too large, and NaN stays NaN."""
+    return math.inf if loss > 700 else math.exp(loss)
+
+
 def train(
     model: TunedModel,
     windows: Windows,
@@ -96,7 +159,7 @@ def train(
     batch: int,
     learning_rate: float,
     seed: int,
-    progress: Callable[[int, int, float], None] | None,
+    progress: Callable[[int, int, float], None],
 ) -> None:
     """Adam with a learning rate that falls to 0 along a cosine; the tables' is half of the scales'.
 
@@ -121,8 +184,7 @@ def train(
         loss.backward()
         optimizer.step()
         schedule.step()
-        if progress is not None:
-            progress(step, steps, value)
+        progress(step, steps, value)
 
 
 def _order(count: int, seed: int) -> Iterator[int]:
@@ -135,10 +197,12 @@ def _order(count: int, seed: int) -> Iterator[int]:
 def windows_of(text: str, original: Path, length: int, config: Any) -> Windows:
     """The text's ids in windows, as `flute perplexity` cuts it: documents end with a line of one NUL character, and
     each stands between the ids for beginning and end."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(original, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise Error(f"tune: {original}: transformers cannot load its tokenizer: {_first_line(error)}") from error
+    with _quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(original, local_files_only=True)
+        except (OSError, ValueError) as error:
+            words = f"transformers cannot load its tokenizer: {_first_line(error)}"
+            raise Error(f"tune: {original}: {words}", "format") from error
     ids: list[int] = []
     for document in text.split("\n\0\n"):
         ids += _ids(config.bos_token_id)

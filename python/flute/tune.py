@@ -1,19 +1,20 @@
 """Trains the scales and tables of a quantized checkpoint until the model says what the unquantized one says.
 
-    python -m flute.tune small-3-bit small-3-bit-tuned --original small --calibration text.txt
+    python -m flute.tune small small-3-bit small-3-bit-tuned --text text.txt
 
-The same as a function is `flute.tune.tune`. Needs PyTorch and transformers, 5 or later.
+The same as a function is `flute.tune.tune`. Needs PyTorch and transformers, 5 or later; docs/tuning.md has the rest.
 """
 
 import argparse
+import dataclasses
+import json
 import os
 import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex, TypeAlias
 
 from . import _tune_files
 from ._arrays import integer, positive_float32
@@ -23,22 +24,31 @@ from ._library import Error
 if TYPE_CHECKING:
     import torch
 
+    from ._tune_model import TunedModel, Windows
+
 __all__ = ["Report", "tune"]
+
+Progress: TypeAlias = Callable[[str, int, int, float], None]
 
 _DTYPES = ("fp32", "bf16")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Report:
-    """What tuning has reached. Divergences are KL(original || quantized) of the next token, in nats, on windows of the
-    text that were not learned from."""
+    """What tuning has reached, measured on text that was not learned from.
 
-    before: float
+    Divergences are KL(original || quantized) of the next token's distribution, in nats, the mean over all tokens.
+    Perplexities are those of `flute perplexity`.
+    """
+
+    divergence_before: float
     """Of the checkpoint that was there."""
-    learned: float
-    """After the last step, scales in float32."""
-    after: float
-    """Of what is in the file: scales rounded to its dtype."""
+    divergence: float
+    """Of the one that was written."""
+    perplexity_before: float
+    perplexity: float
+    original_perplexity: float
+    measured_tokens: int
     layers: int
     tokens: int
     """Learned from, those twice that were taken twice."""
@@ -47,11 +57,12 @@ class Report:
 
 
 def tune(
+    original: str | os.PathLike[str],
     quantized: str | os.PathLike[str],
     target: str | os.PathLike[str],
     *,
-    original: str | os.PathLike[str],
-    calibration: str | os.PathLike[str],
+    text: str | os.PathLike[str],
+    held_out: str | os.PathLike[str] | None = None,
     steps: SupportsIndex = 150,
     tokens: SupportsIndex = 1024,
     window: SupportsIndex = 512,
@@ -59,24 +70,26 @@ def tune(
     seed: SupportsIndex = 0,
     dtype: str = "fp32",
     device: "str | torch.device" = "cpu",
-    progress: Callable[[int, int, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Writes `quantized` to `target` with other scales and tables: those with which the model's next-token
-    distributions are nearest to the original's (docs/quantizers.md). Codes and all else stay byte for byte, but for
+    distributions are nearer to the original's (docs/tuning.md). Codes and all else stay byte for byte, but for
     config.json, which says "learned" and "tuned".
 
+    original: the folder that `quantized` was made from, a model that transformers' AutoModelForCausalLM loads.
     quantized: a folder that `flute quantize` wrote. target: a folder that does not exist yet; it appears when it is
-        whole. original: the folder that `quantized` was made from, a model that transformers'
-        AutoModelForCausalLM loads.
-    calibration: a text in UTF-8 like what the model will read; a line of one NUL character ends a document.
+        whole.
+    text: a file in UTF-8 like what the model will read; a line of one NUL character ends a document.
+    held_out: a file to measure with; None: some windows of `text`, which are then not learned from.
     steps: of Adam. tokens: that each step learns from, a multiple of `window`, the length of the pieces of text.
     learning_rate: of the scales, relative to their size, at the first step; it falls to 0 along a cosine, and that of
         the tables, relative to their largest magnitude, is half of it.
-    seed: gives the order of the windows. The same call on the same machine with the same number of threads writes the
-        same bytes.
+    seed: gives the order of the windows. On the CPU the same call with the same number of threads, on the same machine
+        with the same PyTorch, writes the same bytes.
     dtype: "fp32" or "bf16", what the model computes in. Scales and tables are trained in float32 either way.
     device: what PyTorch calls one.
-    progress: called after each step with its number from 1, `steps` and the step's divergence.
+    progress: called as it goes with "before", "tune" or "after", how many of how many windows ("before" and "after",
+        which measure) or steps ("tune") are done, and the divergence: the mean so far, or the step's.
 
     Raises TypeError, ValueError, flute.Error; ImportError without PyTorch or transformers.
     """
@@ -89,53 +102,87 @@ def tune(
     seed = integer(seed, "tune: seed", 0, 2**63 - 1)
     if dtype not in _DTYPES:
         raise ValueError(f"tune: dtype: expected 'fp32' or 'bf16', found {dtype!r}")
-    source, origin, goal = Path(quantized), Path(original), Path(target)
-    for folder in (source, origin):
-        if not (folder / "config.json").is_file():
-            raise Error(f"tune: {folder}: expected the folder of a model, with config.json, found none", "io")
+    origin, source, goal = Path(original), Path(quantized), Path(target)
+    layers = _layers(origin, source)
     _tune_files.check_target(goal, source)
-    layers = Checkpoint(source)
-    if not layers:
-        raise Error(f"tune: {source}: expected a quantized checkpoint, found no quantized layer", "format")
-    _tune_files.check_same_rest(source, origin, layers)
-    text = _read(Path(calibration))
+    to_learn, to_measure = Path(text), None if held_out is None else Path(held_out)
+    learned_text, measured_text = _read(to_learn), None if to_measure is None else _read(to_measure)
 
     torch, parts = _needed()
     _check_device(torch, device)
-    model = parts.TunedModel(layers, origin, device, torch.float32 if dtype == "fp32" else torch.bfloat16)
-    windows = parts.windows_of(text, origin, window, model.model.config)
-    if len(windows) < 2:
-        raise ValueError(f"tune: {calibration}: expected at least 2 windows of {window} tokens, found {len(windows)}")
-    learned_from, measured = parts.held_out(windows)
-    before = model.measure(measured)
+    model: TunedModel = parts.TunedModel(layers, origin, device, torch.float32 if dtype == "fp32" else torch.bfloat16)
+
+    def windows_of(path: Path, content: str, least: int) -> "Windows":
+        result: Windows = parts.windows_of(content, origin, window, model.model.config)
+        if len(result) < least:
+            expected = f"{least} window{'s' * (least > 1)} of {window} tokens"
+            raise ValueError(f"tune: {path}: expected at least {expected}, found {len(result)}")
+        return result
+
+    if to_measure is None or measured_text is None:
+        learned_from, measured = parts.held_out(windows_of(to_learn, learned_text, 2))
+    else:
+        learned_from = windows_of(to_learn, learned_text, 1)
+        measured = windows_of(to_measure, measured_text, 1)
+
+    def stage(name: str) -> Callable[[int, int, float], None]:
+        return lambda done, total, value: progress(name, done, total, value) if progress is not None else None
+
+    batch = tokens // window
+    before = model.measure(measured, batch, stage("before"))
     start = time.monotonic()
     parts.train(
         model,
         learned_from,
         steps=steps,
-        batch=tokens // window,
+        batch=batch,
         learning_rate=learning_rate,
         seed=seed,
-        progress=progress,
+        progress=stage("tune"),
     )
     seconds = time.monotonic() - start
-    learned = model.measure(measured)
     model.settle()
-    after = model.measure(measured)
+    after = model.measure(measured, batch, stage("after"))
     _tune_files.write(source, goal, model.changed())
-    return Report(before, learned, after, len(layers), steps * tokens, seconds)
+    return Report(
+        before.divergence,
+        after.divergence,
+        before.perplexity,
+        after.perplexity,
+        after.original_perplexity,
+        len(measured) * window,
+        len(layers),
+        steps * tokens,
+        seconds,
+    )
+
+
+def _layers(original: Path, quantized: Path) -> Checkpoint:
+    """Those of `quantized`, which must be quantized from `original`."""
+    for folder in (original, quantized):
+        if not (folder / "config.json").is_file():
+            raise Error(f"tune: {folder}: expected the folder of a model, with config.json, found none", "io")
+    layers = Checkpoint(quantized)
+    if not layers:
+        raise Error(f"tune: {quantized}: expected a quantized checkpoint, found no quantized layer", "format")
+    if len(Checkpoint(original)):
+        raise Error(f"tune: {original}: expected the model before it was quantized, found quantized layers", "format")
+    _tune_files.check_same_rest(quantized, original, layers)
+    return layers
 
 
 def _needed() -> tuple[Any, Any]:
     """PyTorch, and what is built on it."""
+    hint = "pip install torch 'transformers>=5'"
     try:
         import torch
-
-        from . import _tune_model
+        import transformers
     except ImportError as error:
-        raise ImportError(
-            f"tune: expected PyTorch and transformers, found no {error.name}: pip install torch transformers"
-        ) from error
+        raise ImportError(f"tune: expected PyTorch and transformers, found no {error.name}: {hint}") from error
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        raise ImportError(f"tune: expected transformers 5 or later, found {transformers.__version__}: {hint}")
+    from . import _tune_model
+
     return torch, _tune_model
 
 
@@ -156,54 +203,67 @@ def _read(path: Path) -> str:
         raise Error(f"tune: {path}: expected UTF-8, found another encoding at byte {error.start}", "format") from None
 
 
-class _Progress:
-    """A line on standard error: redrawn on a terminal, elsewhere one every ten seconds."""
+class _Bar:
+    """The progress on standard error: a bar, redrawn, on a terminal; elsewhere a line every ten seconds."""
+
+    _WIDTH = 24
+    _NAMES = {"before": "measure", "tune": "tune", "after": "measure"}
 
     def __init__(self) -> None:
         self.terminal = sys.stderr.isatty()
+        self.stage = ""
         self.start = self.last = time.monotonic()
-        self.loss = 0.0
+        self.value = 0.0
 
-    def __call__(self, step: int, steps: int, loss: float) -> None:
-        self.loss = loss if step == 1 else 0.9 * self.loss + 0.1 * loss
+    def __call__(self, stage: str, done: int, total: int, value: float) -> None:
         now = time.monotonic()
-        if not self.terminal and now - self.last < 10 and step < steps:
+        if stage != self.stage:
+            self.stage, self.start, self.value = stage, now, value
+        # A step's divergence goes up and down with its text, a mean of those measured does not.
+        self.value = 0.9 * self.value + 0.1 * value if stage == "tune" else value
+        if now - self.last < (0.1 if self.terminal else 10) and not (self.terminal and done == total):
             return
         self.last = now
-        left = (now - self.start) / step * (steps - step)
-        line = f"step {step} of {steps}  divergence {self.loss:.4f}  {_duration(left)} left"
+        left = f"  {_duration((now - self.start) / (done - 1) * (total - done))} left" if done > 1 else ""
+        share, unit = done / total, "step" if stage == "tune" else "window"
+        figures = f"{100 * share:.0f} %  {unit} {done} of {total}  divergence {self.value:.4f}{left}"
         if self.terminal:
-            sys.stderr.write(f"\r\x1b[K{line}" + ("\n" if step == steps else ""))
+            filled = int(share * self._WIDTH)
+            bar = "█" * filled + "░" * (self._WIDTH - filled)
+            sys.stderr.write(f"\r\x1b[K{self._NAMES[stage]} {bar} {figures}" + ("\r\x1b[K" if done == total else ""))
         else:
-            sys.stderr.write(line + "\n")
+            sys.stderr.write(f"{self._NAMES[stage]}: {figures}\n")
         sys.stderr.flush()
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m flute.tune",
-        description="Trains scales and tables of a quantized checkpoint, the codes fixed, until its next-token "
-        "distributions are nearest to the unquantized model's. Needs PyTorch and transformers.",
-        epilog="example: python -m flute.tune small-3-bit small-3-bit-tuned --original small --calibration text.txt",
+        description="Trains the scales and tables of a quantized checkpoint, its codes fixed, so that the model's "
+        "next-token distributions come nearer to the unquantized model's. Needs PyTorch and transformers.",
+        epilog="example: python -m flute.tune small small-3-bit small-3-bit-tuned --text text.txt",
     )
-    parser.add_argument("quantized", metavar="QUANTIZED", help="folder that `flute quantize` wrote")
+    parser.add_argument("original", metavar="SRC", help="folder of the unquantized model")
+    parser.add_argument("quantized", metavar="QUANTIZED", help="folder that `flute quantize SRC QUANTIZED` wrote")
     parser.add_argument("target", metavar="DST", help="folder to write; appears when everything is done")
-    parser.add_argument("--original", required=True, metavar="SRC", help="folder that QUANTIZED was made from")
     parser.add_argument(
-        "--calibration",
+        "--text",
         required=True,
         metavar="TEXT",
-        help="UTF-8 text like what the model will read; a line of one NUL character ends a document",
+        help="UTF-8 text like what the model will read, to learn from; a line of one NUL character ends a document",
     )
-    number = {"metavar": "N", "type": int}
+    parser.add_argument(
+        "--held-out", metavar="TEXT", help="another text, to measure with (default: 8 windows of the first, left out)"
+    )
+    number: dict[str, Any] = {"metavar": "N", "type": int}
     parser.add_argument("--steps", default=150, help="steps of Adam (default: 150)", **number)
     parser.add_argument("--tokens", default=1024, help="tokens of a step (default: 1024)", **number)
-    parser.add_argument("--window", default=512, help="length of the pieces of text (default: 512)", **number)
+    parser.add_argument("--window", default=512, help="tokens the model sees at once (default: 512)", **number)
     parser.add_argument(
         "--learning-rate",
         type=float,
@@ -211,39 +271,47 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RATE",
         help="of the scales, relative; half of it for the tables (default: 0.001)",
     )
-    parser.add_argument("--seed", default=0, help="order of the pieces of text (default: 0)", **number)
+    parser.add_argument("--seed", default=0, help="gives the order of the windows (default: 0)", **number)
     parser.add_argument("--dtype", choices=_DTYPES, default="fp32", help="what the model computes in (default: fp32)")
     parser.add_argument("--device", default="cpu", help="as PyTorch names it (default: cpu)")
     parser.add_argument("--threads", help="threads to use (default: what PyTorch takes)", **number)
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The program; returns its exit code."""
     options = vars(_parser().parse_args(arguments))
-    threads = options.pop("threads")
+    threads, as_json = options.pop("threads"), options.pop("json")
     try:
-        torch, _ = _needed()
         if threads is not None:
-            torch.set_num_threads(integer(threads, "tune: threads", 1, 4096))
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        report = tune(**options, progress=_Progress())
+            _needed()[0].set_num_threads(integer(threads, "tune: threads", 1, 4096))
+        report = tune(**options, progress=_Bar())
     except (ImportError, TypeError, ValueError, MemoryError, Error) as error:
         print(f"flute: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(f"layers       {report.layers} tuned")
-    print(
-        f"divergence   {report.before:.4f} -> {report.after:.4f} nats a token (rounding scales: {report.after - report.learned:+.5f})"
-    )
-    print(f"time         {_duration(report.seconds)}, {report.tokens / report.seconds:.0f} tokens/s")
-    print(f"memory       {peak / 1e6:.0f} MB at most")
-    print(f"written to   {options['target']}")
+    if as_json:
+        print(json.dumps({**dataclasses.asdict(report), "peak_bytes": peak, "target": options["target"]}))
+    else:
+        _print(report, peak, options)
+    if report.divergence > report.divergence_before:
+        print("flute: warning: the divergence has grown: try a lower --learning-rate or more --text", file=sys.stderr)
     return 0
+
+
+def _print(report: Report, peak: int, options: dict[str, Any]) -> None:
+    held_out = options["held_out"] or f"{options['text']}, not learned from"
+    print(f"layers       {report.layers} tuned")
+    print(f"divergence   {report.divergence_before:.4f} -> {report.divergence:.4f} nats a token")
+    original = f"{report.original_perplexity:.4f} unquantized"
+    print(f"perplexity   {report.perplexity_before:.4f} -> {report.perplexity:.4f} ({original})")
+    print(f"measured on  {report.measured_tokens:,} tokens of {held_out}")
+    print(f"time         {_duration(report.seconds)}, {report.tokens / report.seconds:,.0f} tokens/s")
+    print(f"memory       {peak / 1e6:,.0f} MB at most")
+    print(f"written to   {options['target']}")
 
 
 if __name__ == "__main__":
