@@ -6,6 +6,7 @@ What needs PyTorch and transformers 5 is skipped without them; all of it needs t
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -341,3 +342,12 @@ def test_refusals_of_what_is_loaded(small, tmp_path):
     with pytest.raises(flute.Error, match="expected the tensor model.layers.1.mlp.up_proj.weight, .*, found none"):
         tune(original, quantized, tmp_path / "tuned", **QUICK)
     assert not (tmp_path / "tuned").exists()
+
+
+def test_the_options_of_the_pages_exist():
+    known = re.findall(r"--[a-z-]+", run_module("--help").stdout)
+    page = (checkpoints.ROOT / "docs/tuning.md").read_text()
+    options = set(re.findall(r"--[a-z][a-z-]*", page))
+    of_quantize = {"--bits", "--calibration", "--method", "--codebook"}
+    assert {"--text", "--held-out", "--steps"} <= options
+    assert options - of_quantize - set(known) == set()
