@@ -148,7 +148,7 @@ def every_form(folder, rng):
 
 @needs_pytorch
 @pytest.mark.parametrize("group_size", [64, -1])
-def test_all_that_the_format_allows(program, tiny, group_size, tmp_path):
+def test_all_that_the_format_allows(program, tiny, group_size, held_out, tmp_path):
     """K = 96 has a short last group of 64."""
     seed = int(np.random.default_rng().integers(2**32))
     print(f"seed {seed}")
@@ -157,9 +157,9 @@ def test_all_that_the_format_allows(program, tiny, group_size, tmp_path):
     program("quantize", tiny, source, *options, "--codebook", "int")
     every_form(source, np.random.default_rng(seed))
     quick = {**QUICK, "steps": 30, "learning_rate": 3e-3}
-    report = tune(tiny, source, target, **quick, held_out=checkpoints.TEXT, seed=seed)
+    report = tune(tiny, source, target, **quick, held_out=held_out, seed=seed)
     assert report.divergence < report.divergence_before
-    found = perplexity(program, target, checkpoints.TEXT, "--window", "64")
+    found = perplexity(program, target, held_out, "--window", "64")
     assert found["perplexity"] == pytest.approx(report.perplexity, rel=2e-5)
     before, after = (checkpoints.read_checkpoint(folder) for folder in (source, target))
     for name, array in before.items():
