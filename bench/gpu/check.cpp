@@ -7,6 +7,9 @@
 #include <set>
 #include <vector>
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include "base/fail.hpp"
 #include "cuda/decode/decode.hpp"
 #include "cuda/measure/kernels.hpp"
@@ -173,9 +176,9 @@ int run_check(int draws, uint64_t seed, const DeviceLimits& limits) {
     if (below(3) == 0) one.wish.row_warps = pick({1, 2, 3, 4});
     if (many) {
       one.family = 2;
-      if (below(2) == 0) one.wish.tokens = pick({64, 128, 256});
-      if (below(3) == 0) one.wish.quads = pick({1, 2, 4});
-      if (below(2) == 0) one.wish.split = pick({1, 2, 4});
+      if (below(4) != 0) one.wish.tile = 1 + below(kPrefillTileCount);
+      if (below(2) == 0) one.wish.split = 1 + below(kMostSplit);
+      if (below(2) == 0) one.wish.blocks = std::max(1, one.wish.split) * (1 + below(3));
     }
     if (!plan_of(one, limits).valid()) one.wish = {};
     Call call;
@@ -186,9 +189,10 @@ int run_check(int draws, uint64_t seed, const DeviceLimits& limits) {
     if (!call.identity) worst.add(one, error);
   }
   std::printf(
-      "{\"checked\": %d, \"seed\": %llu, \"target\": %d, \"sm_count\": %d, \"worst_fp16\": %.3g, \"worst_bf16\": "
+      "{\"checked\": %d, \"seed\": %llu, \"target\": %d, \"sm_count\": %d, \"clusters\": [%s], \"worst_fp16\": %.3g, \"worst_bf16\": "
       "%.3g}\n",
-      draws, static_cast<unsigned long long>(seed), kernel_target(0), limits.sm_count, worst.fp16, worst.bf16);
+      draws, static_cast<unsigned long long>(seed), kernel_target(0), limits.sm_count,
+      fmt::format("{}", fmt::join(limits.clusters, ", ")).c_str(), worst.fp16, worst.bf16);
   return 0;
 }
 
@@ -255,16 +259,17 @@ int run_instances(int part, int parts, const DeviceLimits& limits) {
     (void)Problem(one, call, count(index)).check(one, limits, 1);
     ++run;
   };
-  // Prefill: two blocks of two tiles each, the last one short of rows, tokens and k; steps enough to go round.
-  const auto check_prefill = [&](const Format& format, int quads, int tokens) {
-    const PrefillKernel kernel = find_prefill_kernel(quads, tokens, format);
+  // Prefill, four tiles, the last one short of rows, tokens and k, steps enough to go round: two blocks take two each, or
+  // three take one and share out the last.
+  const auto check_prefill = [&](const Format& format, int tile) {
+    const PrefillKernel kernel = find_prefill_kernel(tile, format);
     if (kernel == nullptr || !found.insert(reinterpret_cast<const void*>(kernel)).second) return;
     if (index++ % parts != part - 1) return;
     Case one;
     one.format = format;
     one.family = 2;
-    one.wish = {.blocks = 2 / (1 + index % 2), .quads = quads, .tokens = tokens, .split = 1 + index % 2};
-    one.shape = {.m = tokens + 8, .n = kGroupRows * 8 * quads + 5, .k = kUnitK * 37 - 32};
+    one.wish = {.blocks = 2 + index % 2, .tile = tile + 1, .split = index % 2 == 0 ? 1 : 3};
+    one.shape = {.m = kPrefillTiles[tile].tokens + 8, .n = kGroupRows * kPrefillTiles[tile].row_groups() + 5, .k = kUnitK * 37 - 32};
     one.segments = index % 3 == 0 ? 2 : 1;
     Call call;
     call.bias = index % 3 == 0;
@@ -282,12 +287,9 @@ int run_instances(int part, int parts, const DeviceLimits& limits) {
           }
         }
       }
-      for (const int quads : {1, 2, 4}) {
-        for (const int tokens : {64, 128, 256}) {
-          if (!limits.wgmma) continue;
-          check_prefill({bits, 128, bf16}, quads, tokens);
-          check_prefill({bits, 32, bf16}, quads, tokens);
-        }
+      for (int tile = 0; limits.wgmma && tile < kPrefillTileCount; ++tile) {
+        check_prefill({bits, 128, bf16}, tile);
+        check_prefill({bits, 32, bf16}, tile);
       }
     }
   }

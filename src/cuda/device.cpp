@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/fail.hpp"
+#include "cuda/prefill/prefill.hpp"
 
 namespace flute::cuda {
 namespace {
@@ -69,6 +70,10 @@ DeviceLimits open_device(int index) {
   limits.sm_count = attribute(cudaDevAttrMultiProcessorCount, index);
   limits.shared_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
   limits.wgmma = kernel_target(index) == 90;
+  if (limits.wgmma) {
+    const DeviceScope scope(index);
+    check(count_resident_clusters(limits), "clusters");
+  }
   return limits;
 }
 

@@ -45,7 +45,7 @@ Multiply::Multiply(const MultiplyPlan& given, const Format& format) : plan(given
     kernel = found(find_decode_kernel(plan.decode, format), to_string(plan));
     if (plan.rest.valid) rest_kernel = found(find_decode_kernel(plan.rest, format), to_string(plan.rest));
   } else {
-    kernel = found(plan.prefill.valid ? find_prefill_kernel(plan.prefill.quads, plan.prefill.tokens, format) : nullptr,
+    kernel = found(plan.prefill.valid ? find_prefill_kernel(plan.prefill.tile, format) : nullptr,
                    to_string(plan));
   }
 }
@@ -60,11 +60,7 @@ void load_kernels(const Multiply& multiply, const DeviceLimits& device) {
 }
 
 void load_prefill_kernels(const Format& format, const DeviceLimits& device) {
-  for (const int quads : {1, 2, 4}) {
-    for (const int tokens : {64, 128, 256}) {
-      if (is_prefill_tile(quads, tokens)) load(find_prefill_kernel(quads, tokens, format), device);
-    }
-  }
+  for (int tile = 0; tile < kPrefillTileCount; ++tile) load(find_prefill_kernel(tile, format), device);
 }
 
 void launch_multiply(const Multiply& multiply, const MultiplyArguments& arguments, cudaStream_t stream) {

@@ -4,6 +4,7 @@
 // row groups of one segment; its warps share them out, `rows` at most each, and take the units of K in turn.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -14,6 +15,7 @@ namespace flute::cuda {
 
 constexpr int kMaxSegments = 4;
 constexpr int kMaxDecodeTokens = 64;
+constexpr int kMostSplit = 8;  // blocks of a cluster
 
 struct Shape {
   int m = 0, n = 0, k = 0;
@@ -31,12 +33,16 @@ struct DeviceLimits {
   int sm_count = 132;
   int shared_per_block = 227 * 1024;
   bool wgmma = true;  // and the copy engine and clusters: the kernels for sm_90a run
+  // Clusters of 2, 3 .. blocks, one a multiprocessor, that run at a time: multiprocessors come in groups of 16 or 18.
+  std::array<int, kMostSplit - 1> clusters = {66, 42, 32, 24, 18, 16, 16};
+
+  int resident_clusters(int blocks) const { return blocks == 1 ? sm_count : clusters[static_cast<size_t>(blocks - 2)]; }
 };
 
 // What an experiment may force: 0 means the plan's choice.
 struct PlanWish {
   int rows = 0, warps = 0, blocks = 0, depth = 0, row_warps = 0;  // decode
-  int quads = 0, tokens = 0, split = 0;                           // prefill
+  int tile = 0, split = 0;  // prefill: 1 + an index of kPrefillTiles; blocks that share out K
 };
 
 // Consecutive row groups dealt to consecutive blocks: the first `longer` blocks have each + 1.

@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(32 * max_warps(kTilesM), min_blocks(kTilesM, k
                 for (int i = 0; i < kTilesM; ++i) part[r][i] = make_float4(0, 0, 0, 0);
               }
               uint32_t a[4];
-              decode_fragment<kBits, kPermutes>(words[r], f, table, a);
+              table.decode(words[r], f, a);
 #pragma unroll
               for (int i = 0; i < kTilesM; ++i) {
                 const uint4 v = b[f / 2][i];
@@ -249,7 +249,7 @@ __global__ void __launch_bounds__(32 * max_warps(kTilesM), min_blocks(kTilesM, k
                                   const uint4(&tokens)[kTilesM / 2]) {
           const uint32_t lower = __byte_perm(s, 0, 0x1010), upper = __byte_perm(s, 0, 0x3232);
           uint32_t a[4];
-          decode_fragment<kBits, kPermutes>(words, f, table, a);
+          table.decode(words, f, a);
           a[0] = scale_pair<T>(a[0], lower), a[2] = scale_pair<T>(a[2], lower);
           a[1] = scale_pair<T>(a[1], upper), a[3] = scale_pair<T>(a[3], upper);
 #pragma unroll

@@ -50,7 +50,6 @@ __device__ inline uint32_t scale_pair<__nv_bfloat16>(uint32_t pair, uint32_t sca
 template <int kBits>
 struct Table {
   uint32_t lane_offset;
-  uint32_t low, high;  // 2 bits: low and high bytes of the four values, for byte permutes
 
   // `value`: the codebook, one value a lane. `own`: what a block's addresses of its shared memory carry in a cluster.
   __device__ void build(uint32_t value, int rounds, int warp, int warps, int lane, uint32_t own = 0) {
@@ -74,21 +73,6 @@ struct Table {
       e += warps * 4, to += warps * 4 * kTableStride;
     }
     lane_offset = own | (kBits == 2 ? lane % 16 * 8 : lane * 4);
-    if constexpr (kBits == 2) {
-      low = high = 0;
-#pragma unroll
-      for (int c = 0; c < kCodes; ++c) {
-        low |= (at(c) & 0xff) << (8 * c);
-        high |= at(c) >> 8 << (8 * c);
-      }
-    }
-  }
-
-  // The values of the codes in the four low nibbles of s, whose other bits are 0, as two pairs.
-  __device__ void permute(uint32_t s, uint32_t& first, uint32_t& second) const {
-    const uint32_t l = __byte_perm(low, 0, s), h = __byte_perm(high, 0, s);
-    first = __byte_perm(l, h, 0x5140);
-    second = __byte_perm(l, h, 0x7362);
   }
 
   // The entry of byte `byte` of w: one instruction for the address, one for the load.
@@ -98,40 +82,30 @@ struct Table {
   __device__ uint2 two_pairs(uint32_t w, int byte) const {
     return ptx::load_shared_2<kTableAddress>(__byte_perm(w, lane_offset, 0x7604 | byte << 4));
   }
-};
 
-// Fragment `fragment` (0..3) of a unit, whose words are `words`, as registers a0..a3.
-// kPermutes (2 bits): how many of the four fragments are decoded by byte permutes instead of lookups: it takes
-// work from shared memory, whose 16 passes a unit bind at few bits, and gives a little more to the integer pipe.
-template <int kBits, int kPermutes>
-__device__ inline void decode_fragment(const uint32_t* words, int fragment, const Table<kBits>& table,
-                                       uint32_t (&a)[4]) {
-  if constexpr (kBits == 4) {
+  // Fragment `fragment` (0..3) of a unit, whose words are `words`, as registers a0..a3.
+  __device__ void decode(const uint32_t* words, int fragment, uint32_t (&a)[4]) const {
+    if constexpr (kBits == 4) {
+      const uint32_t w = words[fragment];
 #pragma unroll
-    for (int i = 0; i < 4; ++i) a[i] = table.pair(words[fragment], i);
-  } else if constexpr (kBits == 3) {
-    uint32_t w;
-    if (fragment < 3) {
-      w = words[fragment] & 0x3f3f3f3f;
-    } else {
-      w = words[0] >> 6 & 0x03030303;
-      w = (words[1] >> 4 & 0x0c0c0c0c) | w;
-      w = (words[2] >> 2 & 0x30303030) | w;
-    }
+      for (int i = 0; i < 4; ++i) a[i] = pair(w, i);
+    } else if constexpr (kBits == 3) {
+      uint32_t w;
+      if (fragment < 3) {
+        w = words[fragment] & 0x3f3f3f3f;
+      } else {
+        w = words[0] >> 6 & 0x03030303;
+        w = (words[1] >> 4 & 0x0c0c0c0c) | w;
+        w = (words[2] >> 2 & 0x30303030) | w;
+      }
 #pragma unroll
-    for (int i = 0; i < 4; ++i) a[i] = table.pair(w, i);
-  } else {
-    const uint32_t w = words[fragment / 2];
-    if (fragment >= 4 - kPermutes) {
-      const uint32_t s = fragment % 2 == 0 ? w : w >> 16;
-      table.permute(s & 0x3333, a[0], a[2]);
-      table.permute(s >> 2 & 0x3333, a[1], a[3]);
+      for (int i = 0; i < 4; ++i) a[i] = pair(w, i);
     } else {
-      const uint2 first = table.two_pairs(w, fragment % 2 * 2);
-      const uint2 second = table.two_pairs(w, fragment % 2 * 2 + 1);
+      const uint32_t w = words[fragment / 2];
+      const uint2 first = two_pairs(w, fragment % 2 * 2), second = two_pairs(w, fragment % 2 * 2 + 1);
       a[0] = first.x, a[1] = first.y, a[2] = second.x, a[3] = second.y;
     }
   }
-}
+};
 
 }  // namespace flute::cuda

@@ -1,5 +1,5 @@
 #include "cuda/prefill/instances.cuh"
 
-flute::cuda::PrefillKernel flute::cuda::prefill_fp16_3(int quads, int tokens, int groups) {
-  return select_prefill<__half, 3>(quads, tokens, groups);
+flute::cuda::PrefillKernel flute::cuda::prefill_fp16_3(int tile, int groups) {
+  return select_prefill<__half, 3>(tile, groups);
 }

@@ -5,11 +5,11 @@
 
 namespace flute::cuda {
 
-PrefillKernel prefill_fp16_4(int quads, int tokens, int groups);
-PrefillKernel prefill_fp16_3(int quads, int tokens, int groups);
-PrefillKernel prefill_fp16_2(int quads, int tokens, int groups);
-PrefillKernel prefill_bf16_4(int quads, int tokens, int groups);
-PrefillKernel prefill_bf16_3(int quads, int tokens, int groups);
-PrefillKernel prefill_bf16_2(int quads, int tokens, int groups);
+PrefillKernel prefill_fp16_4(int tile, int groups);
+PrefillKernel prefill_fp16_3(int tile, int groups);
+PrefillKernel prefill_fp16_2(int tile, int groups);
+PrefillKernel prefill_bf16_4(int tile, int groups);
+PrefillKernel prefill_bf16_3(int tile, int groups);
+PrefillKernel prefill_bf16_2(int tile, int groups);
 
 }  // namespace flute::cuda

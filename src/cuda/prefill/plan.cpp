@@ -9,33 +9,31 @@ namespace {
 
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// Clusters that a card runs at a time: multiprocessors come in groups, whose remainders stay idle.
-int resident_clusters(int sm_count, int split) { return split < 4 ? sm_count / split : sm_count * 15 / 16 / split; }
-
-// Clocks that a plan takes, as far as they depend on its choices. A multiprocessor's tensor cores do 4096 half
-// multiply-adds a clock for two; its shared memory delivers 128 bytes a clock; of the memory's 3.1 TB/s it gets 13.6
-// bytes a clock, of what L2 delivers about 30.
-double clocks(const PrefillPlan& plan, const Format& format) {
-  const double rows = plan.deal.longest, tokens = plan.tokens, padded = 8 * plan.quads;
-  const double code_bytes = rows * unit_bytes(format.bits), x_bytes = tokens * 128;
-  const double tensor = padded * tokens / 2;
-  const double shared = padded * (30 + tokens / 4) + tokens;
-  const double memory = code_bytes / 13.6, cache = (code_bytes + x_bytes) / 30;
-  const double step = std::max({tensor, shared, cache, plan.token_tiles == 1 ? memory : 0.0});
-  const double sums = plan.quads * plan.tokens / 256.0;
-  const double end = plan.split == 1 ? 1500 * sums : 1500 + (plan.split == 2 ? 3000 : 4500) * sums;
-  return ceil_div(plan.tiles(), plan.clusters) * (ceil_div(plan.units, plan.split) * step + end);
+// Nanoseconds that a plan takes beyond what all take. A step is bound by its instructions (as measured), by the memory's
+// 3 bytes a picosecond or by what L2 delivers.
+double nanoseconds(const PrefillPlan& plan, const Format& format) {
+  const PrefillTile& tile = plan.shape();
+  const double code_bytes = plan.deal.longest * unit_bytes(format.bits), x_bytes = tile.tokens * 128;
+  const int blocks = plan.clusters * plan.split, busy = std::min(plan.tiles() * plan.split, blocks);
+  const double memory = plan.token_tiles > 1 ? 0 : busy * code_bytes / 2900;
+  const double step = std::max({1.0 * tile.nanoseconds, memory, busy * (code_bytes + x_bytes) / 8000});
+  const double sums = tile.row_groups() * tile.tokens / 2048.0;
+  const auto end = [&](int parts) { return parts == 1 ? 700 * sums : 2000 + 1200 * sums; };
+  const int rest = plan.tiles() - plan.whole_tiles;
+  return plan.whole_tiles / blocks * (plan.units * step + end(tile.depth)) +
+         ceil_div(rest, plan.clusters) * (ceil_div(plan.units, plan.split) * step + end(plan.split * tile.depth));
 }
 
 // Places everything in shared memory; returns whether it suffices.
 bool place(PrefillPlan& plan, const Format& format, const DeviceLimits& device) {
-  constexpr int kMostStages = 16, kLeastStages = 3;
-  const int table = kTableAddress + table_bytes(format.bits);
-  plan.stage_bytes = prefill_stage_bytes(format.bits, plan.quads, plan.tokens, groups_of_unit(format.group_size));
-  plan.stages = std::min(kMostStages, (device.shared_per_block - table) / plan.stage_bytes);
-  const int sums = plan.split > 1 ? kMultiplyingWarps * 64 * plan.quads * plan.tokens : 0;
+  constexpr int kLeastStages = 3;
+  const PrefillTile& tile = plan.shape();
+  const int table = kTableAddress + prefill_table_bytes(format.bits);
+  plan.stage_bytes = prefill_stage_bytes(format.bits, tile, groups_of_unit(format.group_size));
+  plan.stages = std::min(kMostPrefillStages, (device.shared_per_block - table) / plan.stage_bytes);
+  const int sums = plan.split * tile.depth > 1 ? tile.warpgroups() * 128 * tile.sums() * 4 : 0;
   plan.shared_bytes = table + std::max(plan.stages * plan.stage_bytes, sums);
-  return plan.stages >= kLeastStages && plan.shared_bytes <= device.shared_per_block;
+  return plan.stages >= std::max(kLeastStages, tile.depth) && plan.shared_bytes <= device.shared_per_block;
 }
 
 }  // namespace
@@ -45,24 +43,27 @@ PrefillPlan make_prefill_plan(const Shape& shape, const Format& format, const De
   PrefillPlan best;
   if (!device.wgmma || shape.m < 1) return best;
   double least = 0;
-  for (const int quads : {1, 2, 4}) {
-    for (const int tokens : {64, 128, 256}) {
-      if (!is_prefill_tile(quads, tokens)) continue;
-      if ((wish.quads != 0 && wish.quads != quads) || (wish.tokens != 0 && wish.tokens != tokens)) continue;
-      for (const int split : {1, 2, 4}) {
-        PrefillPlan plan;
-        plan.units = units_along_k(shape.k);
-        if ((wish.split != 0 && wish.split != split) || (split > 1 && plan.units < split)) continue;
-        const int room = wish.blocks != 0 ? wish.blocks : resident_clusters(device.sm_count, split);
-        plan.quads = quads, plan.tokens = tokens, plan.split = split;
-        plan.token_tiles = ceil_div(shape.m, tokens);
-        plan.deal = deal_rows(shape, std::max(1, room / plan.token_tiles), 8 * quads);
-        plan.clusters = std::min(plan.tiles(), room);
-        plan.row_groups = ceil_div(shape.n, kGroupRows);
-        plan.group_shift = group_shift_of(format.group_size);
-        plan.table_rounds = ceil_div(table_bytes(format.bits) / kTableStride / 4, kMultiplyingWarps);
+  for (int index = 0; index < kPrefillTileCount; ++index) {
+    if (wish.tile != 0 && wish.tile != index + 1) continue;
+    const PrefillTile& tile = kPrefillTiles[index];
+    for (int split = 1; split <= kMostSplit; ++split) {
+      if (wish.split != 0 && wish.split != split) continue;
+      const int room = wish.blocks != 0 ? wish.blocks / split : device.resident_clusters(split);
+      PrefillPlan plan;
+      plan.units = units_along_k(shape.k);
+      if (room < 1 || plan.units < split) continue;
+      plan.tile = index, plan.split = split;
+      plan.token_tiles = ceil_div(shape.m, tile.tokens);
+      plan.row_groups = ceil_div(shape.n, kGroupRows);
+      plan.group_shift = group_shift_of(format.group_size);
+      plan.table_rounds = ceil_div(table_bytes(format.bits) / kTableStride / 4, 4 * tile.warpgroups());
+      // As few tiles as the rows take, or as many more as there is room for.
+      for (const int rooms : {1, std::max(1, room / plan.token_tiles)}) {
+        plan.deal = deal_rows(shape, rooms, tile.row_groups());
+        plan.whole_tiles = split > 1 ? plan.tiles() / (room * split) * room * split : 0;
+        plan.clusters = plan.whole_tiles > 0 ? room : std::min(plan.tiles(), room);
         plan.valid = place(plan, format, device);
-        const double cost = clocks(plan, format);
+        const double cost = nanoseconds(plan, format);
         if (plan.valid && (!best.valid || cost < least)) best = plan, least = cost;
       }
     }
@@ -73,9 +74,10 @@ PrefillPlan make_prefill_plan(const Shape& shape, const Format& format, const De
 std::string to_string(const PrefillPlan& plan) {
   if (!plan.valid) return "no plan";
   return fmt::format(
-      "prefill: {} clusters of {} blocks for {} x {} tiles of {} rows and {} tokens, {} stages, {} KB of shared memory",
-      plan.clusters, plan.split, plan.deal.blocks, plan.token_tiles, 16 * plan.deal.longest, plan.tokens, plan.stages,
-      (plan.shared_bytes + 1023) / 1024);
+      "prefill: {} clusters of {} blocks for {} x {} tiles ({} whole) of {} rows and {} tokens, {} x {} warpgroups, {} "
+      "stages, {} KB of shared memory",
+      plan.clusters, plan.split, plan.deal.blocks, plan.token_tiles, plan.whole_tiles, kGroupRows * plan.deal.longest, plan.shape().tokens,
+      plan.shape().row_warpgroups, plan.shape().depth, plan.stages, (plan.shared_bytes + 1023) / 1024);
 }
 
 }  // namespace flute::cuda

@@ -1,24 +1,54 @@
 // The plan of one multiply for many tokens on wgmma: like the decode plan a pure function of shape, format and device.
 //
-// The work is tiles of up to 128 * quads rows x `tokens` tokens. Each is worked on by a cluster of `split` blocks that
-// share out K and add up their sums through each other's shared memory; clusters take tiles by turns.
+// The work is tiles of rows x tokens, taken by turns. As many as fill the multiprocessors for a whole number of rounds
+// are a block's own. Those that remain go to clusters of `split` blocks, which share out K and add up their sums
+// through each other's shared memory.
 #pragma once
+
+#include <iterator>
 
 #include "cuda/plan.hpp"
 
 namespace flute::cuda {
 
+// How the multiplying warpgroups of a block share a tile: `row_warpgroups` of them stand along its rows, each with
+// `quads` wgmmas of 64 rows; `depth` of these rows of warpgroups take units of K by turns and add up their sums.
+struct PrefillTile {
+  int row_warpgroups, depth, quads, tokens;
+  int nanoseconds;  // of a unit of K on an H100 with all its multiprocessors at work (docs/kernel-notes.md)
+
+  FLUTE_HOST_DEVICE constexpr int warpgroups() const { return row_warpgroups * depth; }
+  FLUTE_HOST_DEVICE constexpr int row_groups() const { return 4 * row_warpgroups * quads; }
+  FLUTE_HOST_DEVICE constexpr int threads() const { return 128 * (warpgroups() + 1); }  // of the last one, one fetches
+  // Registers of those who multiply and of the others: together what the block is launched with (168 x 384 threads,
+  // 128 x 512, 96 x 640).
+  FLUTE_HOST_DEVICE constexpr int registers() const { return warpgroups() == 4 ? 112 : warpgroups() == 3 ? 160 : 232; }
+  FLUTE_HOST_DEVICE constexpr int other_registers() const { return warpgroups() == 2 ? 40 : 32; }
+  FLUTE_HOST_DEVICE constexpr int sums() const { return quads * tokens / 2; }  // of a thread
+  // Fragments decoded ahead of those that are multiplied, where registers allow.
+  FLUTE_HOST_DEVICE constexpr int fragment_buffers() const { return sums() + 48 <= registers() - 40 ? 2 : 1; }
+};
+
+// Four warpgroups hide the latency of decoding; the sums of 256 tokens leave registers for two.
+constexpr PrefillTile kPrefillTiles[] = {
+    {4, 1, 1, 32, 400},  {3, 1, 1, 32, 300},  {2, 2, 1, 32, 210},  {4, 1, 1, 64, 470},  {3, 1, 1, 64, 370},
+    {2, 2, 1, 64, 250},  {4, 1, 1, 128, 720}, {3, 1, 1, 128, 540}, {2, 2, 1, 128, 410}, {2, 1, 1, 256, 640},
+};
+constexpr int kPrefillTileCount = static_cast<int>(std::size(kPrefillTiles));
+
 struct PrefillPlan {
-  int quads = 1, tokens = 64;  // a tile: pairs of 64-row wgmmas (one for each of two warpgroups), tokens
-  int split = 1;               // blocks of a cluster: 1, 2, 4
-  int clusters = 0;            // launched, at most one a tile
-  RowDeal deal;                // row tiles
+  int tile = 0;         // of kPrefillTiles
+  int split = 1;        // blocks of a cluster
+  int clusters = 0;     // launched
+  int whole_tiles = 0;  // that one block does each; of the others a cluster's blocks share out K
+  RowDeal deal;         // row tiles
   int token_tiles = 1;
   int row_groups = 0, units = 0, group_shift = 0;
   int table_rounds = 0;  // of building the table, a warp doing four entries in each
   int stages = 0, stage_bytes = 0, shared_bytes = 0;
   bool valid = false;
 
+  const PrefillTile& shape() const { return kPrefillTiles[tile]; }
   int tiles() const { return deal.blocks * token_tiles; }
 };
 
@@ -28,24 +58,24 @@ PrefillPlan make_prefill_plan(const Shape& shape, const Format& format, const De
 
 std::string to_string(const PrefillPlan& plan);
 
-// Tiles that kernels are built for: the sums of 64 x 256 take 128 registers of a thread, more there are not.
-constexpr int kMostSums = 256;  // quads * tokens
-constexpr bool is_prefill_tile(int quads, int tokens) {
-  return (quads == 1 || quads == 2 || quads == 4) && (tokens == 64 || tokens == 128 || tokens == 256) &&
-         quads * tokens <= kMostSums;
-}
-
-// Two warpgroups multiply; of a third one thread fetches.
-constexpr int kMultiplyingWarps = 8;
-constexpr int kPrefillThreads = 32 * (kMultiplyingWarps + 4);
-
 // A stage: activations of a unit of k, 128 bytes a token, then codes and scales of its row groups.
 FLUTE_HOST_DEVICE constexpr int codes_in_stage(int tokens) { return tokens * kUnitK * 2; }
-FLUTE_HOST_DEVICE constexpr int scales_in_stage(int bits, int quads, int tokens) {
-  return codes_in_stage(tokens) + 8 * quads * unit_bytes(bits);
+FLUTE_HOST_DEVICE constexpr int scales_in_stage(int bits, const PrefillTile& tile) {
+  return codes_in_stage(tile.tokens) + tile.row_groups() * unit_bytes(bits);
 }
-FLUTE_HOST_DEVICE constexpr int prefill_stage_bytes(int bits, int quads, int tokens, int groups) {
-  return (scales_in_stage(bits, quads, tokens) + groups * 8 * quads * kScaleBytes + 1023) / 1024 * 1024;
+FLUTE_HOST_DEVICE constexpr int prefill_stage_bytes(int bits, const PrefillTile& tile, int groups) {
+  return (scales_in_stage(bits, tile) + groups * tile.row_groups() * kScaleBytes + 1023) / 1024 * 1024;
+}
+
+// Warps that fetch.
+constexpr int kFetchingWarps = 3;
+
+// Gaps of the table (the free half of each entry's 256 bytes): four for each multiplying warp, in which its results
+// change from fragments to rows of y, then one for the barriers of each stage.
+constexpr int kMostPrefillStages = 16, kBarrierGap = 64;
+FLUTE_HOST_DEVICE constexpr int prefill_table_bytes(int bits) {
+  constexpr int kGaps = (kBarrierGap + kMostPrefillStages) * kTableStride;
+  return table_bytes(bits) > kGaps ? table_bytes(bits) : kGaps;
 }
 
 }  // namespace flute::cuda

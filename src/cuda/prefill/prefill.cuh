@@ -1,11 +1,12 @@
 // Y[M, N] = X[M, K] * W[N, K]^T for many tokens on Hopper, W in 2-, 3- or 4-bit codes of any table: bound by the tensor
 // cores.
 //
-// Weights are operand A of wgmma, out of registers; tokens are operand B, out of shared memory. One warp fetches:
+// Weights are operand A of wgmma, out of registers; tokens are operand B, out of shared memory. Three warps fetch:
 // a stage is a unit of k (64) of a tile's activations (a tensor copy, swizzled as wgmma reads it) and of its codes and
-// scales (contiguous in the layout: two bulk copies). Two warpgroups multiply. A warp reads the codes of its 16 rows,
-// looks them up as in decode (lookup.cuh), multiplies them with their scales, and hands four fragments to four wgmmas;
-// while the tensor cores work on these, it decodes the next four into other registers.
+// scales (contiguous in the layout: two bulk copies). Two or four warpgroups multiply. A warp reads the codes of its 16
+// rows, looks them up as in decode (lookup.cuh), multiplies them with their scales, and hands four fragments to four
+// wgmmas. While the tensor cores work on these, other warpgroups decode, and where registers allow the warp itself
+// decodes the next four.
 #pragma once
 
 #include "cuda/decode/lookup.cuh"
@@ -13,10 +14,6 @@
 #include "cuda/ptx/hopper.cuh"
 
 namespace flute::cuda {
-
-// Gaps of the table (the free half of each entry's 256 bytes): the barriers of stage i in gap kBarrierGap + i, and
-// before them four gaps for each multiplying warp, in which its results change from fragments to rows of y.
-constexpr int kBarrierGap = 4 * kMultiplyingWarps;
 
 // Two sums, rounded to T.
 template <typename T>
@@ -32,13 +29,17 @@ __device__ inline uint32_t pair_of<__nv_bfloat16>(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
-template <typename T, int kBits, int kQuads, int kTokens, int kGroups>
-__global__ void __launch_bounds__(kPrefillThreads, 1)
+template <typename T, int kBits, int kTile, int kGroups>
+__global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
     prefill_kernel(const __grid_constant__ PrefillArguments args, const __grid_constant__ TensorMap x_map) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  constexpr int kUnitBytes = unit_bytes(kBits), kRowGroups = 8 * kQuads, kTiles = kTokens / 8;
-  constexpr int kCodesAt = codes_in_stage(kTokens), kScalesAt = scales_in_stage(kBits, kQuads, kTokens);
-  constexpr int kStageBytes = prefill_stage_bytes(kBits, kQuads, kTokens, kGroups);
+  constexpr PrefillTile kShape = kPrefillTiles[kTile];
+  constexpr int kQuads = kShape.quads, kTokens = kShape.tokens, kTiles = kTokens / 8;
+  constexpr int kRowWarps = 4 * kShape.row_warpgroups, kWarps = 4 * kShape.warpgroups(), kDepth = kShape.depth;
+  constexpr int kUnitBytes = unit_bytes(kBits), kRowGroups = kShape.row_groups();
+  constexpr int kCodesAt = codes_in_stage(kTokens), kScalesAt = scales_in_stage(kBits, kShape);
+  constexpr int kStageBytes = prefill_stage_bytes(kBits, kShape, kGroups);
+  constexpr int kBuffers = kShape.fragment_buffers();
   const PrefillPlan& plan = args.plan;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   // In a cluster, addresses of a block's own shared memory carry its rank in their high bits.
@@ -49,22 +50,35 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
   const uint32_t lane = threadIdx.x % 32;
   const int stages = plan.stages;
   const uint32_t full = own + kTableAddress + kBarrierGap * kTableStride + kTableStride / 2, empty = full + 8;
-  const uint32_t ring = own + kTableAddress + table_bytes(kBits);
-  if (warp == kMultiplyingWarps && lane == 0) {
+  const uint32_t ring = own + kTableAddress + prefill_table_bytes(kBits);
+  if (warp == kWarps && lane == 0) {
     for (int i = 0; i < stages; ++i) {
-      ptx::mbarrier_init(full + i * kTableStride, 1);
-      ptx::mbarrier_init(empty + i * kTableStride, kMultiplyingWarps);
+      ptx::mbarrier_init(full + i * kTableStride, kFetchingWarps);
+      ptx::mbarrier_init(empty + i * kTableStride, kRowWarps);
     }
     ptx::fence_mbarrier_init();
   }
   __syncthreads();
 
-  // ---- Tiles by turns; this block's units of K.
+  // ---- Tiles by turns: first those that a block has for itself, then those whose units of K a cluster shares out.
   const int split = plan.split, rank = split > 1 ? static_cast<int>(ptx::cluster_rank()) : 0;
-  const int tiles = plan.deal.blocks * plan.token_tiles;
+  const int tiles = plan.deal.blocks * plan.token_tiles, whole = plan.whole_tiles;
   const int cluster = static_cast<int>(blockIdx.x) / split, clusters = static_cast<int>(gridDim.x) / split;
   const int each = plan.units / split, longer = plan.units - each * split;
-  const int unit_begin = share_begin(each, longer, rank), unit_end = unit_begin + each + (rank < longer);
+  const int first_tile = whole > 0 ? static_cast<int>(blockIdx.x) : cluster;
+  const auto next_tile = [&](int index) {
+    if (index >= whole) return index + clusters;
+    index += static_cast<int>(gridDim.x);
+    return index < whole ? index : whole + cluster;
+  };
+  struct Units {
+    int begin, end;
+  };
+  const auto units_of = [&](int index) {
+    if (index < whole) return Units{0, plan.units};
+    const int begin = share_begin(each, longer, rank);
+    return Units{begin, begin + each + (rank < longer)};
+  };
   struct Tile {
     int segment, row, rows, token;  // row groups
   };
@@ -80,70 +94,91 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
                 share.each + (row_tile < share.longer), token};
   };
 
-  if (warp >= kMultiplyingWarps) {
-    ptx::give_registers<40>();  // to those who multiply
+  if (warp >= kWarps) {
+    ptx::give_registers<kShape.other_registers()>();  // to those who multiply
+    // A warp each fetches activations, codes and scales: to issue a copy takes 50 ns.
+    const int part = warp - kWarps;
     int stage = 0;
-    uint32_t parity = 1;  // passes in the first round
-    bool waited = !args.dependent_launch;
+    uint32_t parity = 1;                               // passes in the first round
+    if (part == 0 && lane == 0) ptx::prefetch_tensor_map(&x_map);
+    bool waited = !args.dependent_launch || part > 0;  // weights do not depend on the kernel before
 #pragma unroll 1
-    for (int index = cluster; index < tiles; index += clusters) {
-      if (warp == kMultiplyingWarps && lane == 0) {
+    for (int index = first_tile; index < tiles; index = next_tile(index)) {
+      if (part < kFetchingWarps && lane == 0) {
         const Tile tile = tile_at(index);
-        const uint32_t code_bytes = tile.rows * kUnitBytes, scale_bytes = tile.rows * kScaleBytes;
+        const Units units = units_of(index);
+        const uint32_t scale_bytes = tile.rows * kScaleBytes;
+        const uint32_t bytes = part == 0 ? kCodesAt : part == 1 ? tile.rows * kUnitBytes : kGroups * scale_bytes;
+        const auto line = [&](int number) { return static_cast<int64_t>(number) * plan.row_groups + tile.row; };
+        if (!waited) ptx::wait_for_previous_kernel();
+        waited = true;
 #pragma unroll 1
-        for (int unit = unit_begin; unit < unit_end; ++unit) {
+        for (int unit = units.begin; unit < units.end; ++unit) {
           const uint32_t to = ring + stage * kStageBytes, barrier = full + stage * kTableStride;
           ptx::mbarrier_wait(empty + stage * kTableStride, parity);
-          ptx::mbarrier_arrive_expect(barrier, kCodesAt + code_bytes + kGroups * scale_bytes);
-          const auto line = [&](int number) { return static_cast<int64_t>(number) * plan.row_groups + tile.row; };
-          ptx::copy_bulk(to + kCodesAt, args.codes + line(unit) * kUnitBytes, code_bytes, barrier);
+          ptx::mbarrier_arrive_expect(barrier, bytes);
+          if (part == 0) {
+            ptx::copy_tensor(to, &x_map, unit * kUnitK, tile.token, barrier);
+          } else if (part == 1) {
+            ptx::copy_bulk(to + kCodesAt, args.codes + line(unit) * kUnitBytes, bytes, barrier);
+          } else {
 #pragma unroll
-          for (int i = 0; i < kGroups; ++i) {
-            const int group = kGroups == 2 ? 2 * unit + i : unit >> plan.group_shift;
-            ptx::copy_bulk(to + kScalesAt + i * kRowGroups * kScaleBytes, args.scales + line(group) * kScaleBytes,
-                           scale_bytes, barrier);
+            for (int i = 0; i < kGroups; ++i) {
+              const int group = kGroups == 2 ? 2 * unit + i : unit >> plan.group_shift;
+              ptx::copy_bulk(to + kScalesAt + i * kRowGroups * kScaleBytes, args.scales + line(group) * kScaleBytes,
+                             scale_bytes, barrier);
+            }
           }
-          if (!waited) ptx::wait_for_previous_kernel();  // weights do not depend on it
-          waited = true;
-          ptx::copy_tensor(to, &x_map, unit * kUnitK, tile.token, barrier);
           if (++stage == stages) stage = 0, parity ^= 1;
         }
       }
       __syncwarp();
-      if (split > 1) ptx::cluster_barrier(), ptx::cluster_barrier();  // those below
+      if (kDepth > 1 || (split > 1 && index >= whole)) ptx::cluster_barrier(), ptx::cluster_barrier();  // those below
     }
     return;
   }
 
   // ---- Those who multiply.
-  ptx::take_registers<232>();
+  ptx::take_registers<kShape.registers()>();
   const auto gap = [&](int number) { return own + kTableAddress + kTableStride / 2 + number * kTableStride; };
-  const auto multiplying_barrier = [] { ptx::named_barrier(1, 32 * kMultiplyingWarps); };
-  int stage = 0, segment = -1;
-  uint32_t parity = 0;
+  const auto multiplying_barrier = [] { ptx::named_barrier(1, 32 * kWarps); };
+  // Its place among the warps along the rows; the units that it takes of every kDepth; the stage of a tile's first
+  // unit.
+  const int row_warp = warp % kRowWarps, turn = warp / kRowWarps;
+  int first_stage = 0, segment = -1;
+  uint32_t first_parity = 0;
   Table<kBits> table;
 
 #pragma unroll 1
-  for (int index = cluster; index < tiles; index += clusters) {
+  for (int index = first_tile; index < tiles; index = next_tile(index)) {
     const Tile tile = tile_at(index);
+    const Units units = units_of(index);
     float4 sums[kQuads][kTiles];
     if (tile.segment != segment) {
       if (segment >= 0) multiplying_barrier();  // everybody is done with the table that is there
       segment = tile.segment;
       const uint32_t value =
           ptx::load_global_2(static_cast<const uint16_t*>(args.codebooks) + (segment << kBits) + lane % (1 << kBits));
-      table.build(value, plan.table_rounds, warp, kMultiplyingWarps, static_cast<int>(lane), own);
+      table.build(value, plan.table_rounds, warp, kWarps, static_cast<int>(lane), own);
       multiplying_barrier();
     }
 #pragma unroll
     for (int i = 0; i < kQuads * kTiles; ++i) sums[i / kTiles][i % kTiles] = make_float4(0, 0, 0, 0);
-    uint32_t a[2][4][4];  // what the tensor cores work on, and what is decoded meanwhile
+    const auto advance = [&](int& stage, uint32_t& parity, int by) {
+      stage += by;
+      if (stage >= stages) stage -= stages, parity ^= 1;
+    };
+    int stage = first_stage;
+    uint32_t parity = first_parity;
+    advance(stage, parity, turn);
+    int left = (units.end - units.begin - turn + kDepth - 1) / kDepth;  // steps
+    uint32_t a[kBuffers][4][4];
+    uint32_t words[kBits], scale[kGroups];  // codes and scales, loaded before those that are multiplied
     uint32_t last_empty = 0;
-    // Codes of row group 8 q + warp: rows 16 (warp % 4) .. of the warpgroup's wgmma.
-    const auto decode = [&](uint32_t at, int q, uint32_t(&to)[4][4]) {
-      const uint32_t codes = at + kCodesAt + (8 * q + warp) * kUnitBytes;
-      const uint32_t scales = at + kScalesAt + (8 * q + warp) * kScaleBytes + lane / 4 * 4;
-      uint32_t words[kBits], scale[kGroups];
+    // Those of row group kRowWarps q + row_warp: rows 16 (warp % 4) .. of the warpgroup's wgmma.
+    const auto load = [&](uint32_t at, int q) {
+      const uint32_t codes = at + kCodesAt + (kRowWarps * q + row_warp) * kUnitBytes;
+      const uint32_t scales = at + kScalesAt + (kRowWarps * q + row_warp) * kScaleBytes + lane / 4 * 4;
       if constexpr (kBits == 4) {
         const uint4 v = ptx::load_shared_4(codes + lane * 16);
         words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
@@ -154,47 +189,61 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
       }
 #pragma unroll
       for (int i = 0; i < kGroups; ++i) scale[i] = ptx::load_shared<0>(scales + i * kRowGroups * kScaleBytes);
+    };
+    const auto decode = [&](uint32_t(&to)[4][4]) {
 #pragma unroll
       for (int f = 0; f < 4; ++f) {
         const uint32_t s = scale[f * kGroups / 4];
         const uint32_t lower = __byte_perm(s, 0, 0x1010), upper = __byte_perm(s, 0, 0x3232);
-        decode_fragment<kBits, 0>(words, f, table, to[f]);
+        table.decode(words, f, to[f]);
         to[f][0] = scale_pair<T>(to[f][0], lower), to[f][2] = scale_pair<T>(to[f][2], lower);
         to[f][1] = scale_pair<T>(to[f][1], upper), to[f][3] = scale_pair<T>(to[f][3], upper);
       }
     };
     const auto step = [&]<int kFirst>() {
-      const uint32_t at = ring + stage * kStageBytes;
-      ptx::mbarrier_wait(full + stage * kTableStride, parity);
+      const uint32_t at = ring + stage * kStageBytes, this_empty = empty + stage * kTableStride;
       const uint64_t tokens = 1ull << 62 | 64ull << 32 | (at - own) >> 4;
+      advance(stage, parity, kDepth);
 #pragma unroll
       for (int q = 0; q < kQuads; ++q) {
-        uint32_t(&fragments)[4][4] = a[(kFirst + q) % 2];
-        decode(at, q, fragments);
+        uint32_t(&fragments)[4][4] = a[(kFirst + q) % kBuffers];
+        decode(fragments);
         ptx::wgmma_fence();
 #pragma unroll
         for (int f = 0; f < 4; ++f) ptx::wgmma<T, kTiles>(sums[q], fragments[f], tokens + 2 * f);
         ptx::wgmma_commit();
-        ptx::wgmma_wait<1>();  // all but these: the other fragments are free, and so is the stage before
-        if (q == 0 && last_empty != 0 && lane == 0) ptx::mbarrier_arrive(last_empty);
+        if (q + 1 < kQuads) {
+          load(at, q + 1);
+        } else if (--left > 0) {
+          ptx::mbarrier_wait(full + stage * kTableStride, parity);
+          load(ring + stage * kStageBytes, 0);
+        }
+        // The fragments that come next are free, and so is the stage before, or this one.
+        ptx::wgmma_wait<kBuffers - 1>();
+        if (kBuffers == 2 && q == 0 && last_empty != 0 && lane == 0) ptx::mbarrier_arrive(last_empty);
+        if (kBuffers == 1 && q == kQuads - 1 && lane == 0) ptx::mbarrier_arrive(this_empty);
       }
-      last_empty = empty + stage * kTableStride;
-      if (++stage == stages) stage = 0, parity ^= 1;
+      if (kBuffers == 2) last_empty = this_empty;
     };
+    if (left > 0) {
+      ptx::mbarrier_wait(full + stage * kTableStride, parity);
+      load(ring + stage * kStageBytes, 0);
+    }
     // Two steps, so that which fragments are whose is known when it is compiled.
-    int unit = unit_begin;
 #pragma unroll 1
-    for (; unit + 1 < unit_end; unit += 2) {
+    while (left > 1) {
       step.template operator()<0>();
       step.template operator()<kQuads % 2>();
     }
-    if (unit < unit_end) step.template operator()<0>();
+    if (left > 0) step.template operator()<0>();
     ptx::wgmma_wait<0>();
     if (last_empty != 0 && lane == 0) ptx::mbarrier_arrive(last_empty);
+    const int passed = first_stage + units.end - units.begin;
+    first_parity ^= passed / stages & 1, first_stage = passed % stages;
 
     // ---- Results: 16 rows x 16 tokens at a time from two fragments to rows of y.
     const auto store = [&](int q, int token, float4 first, float4 second) {
-      const int row = (tile.row + 8 * q + warp) * kGroupRows;
+      const int row = (tile.row + kRowWarps * q + row_warp) * kGroupRows;
       if (args.bias != nullptr) {
         const auto bias = [&](int n) {
           return n < args.n ? to_float<T>(static_cast<const uint16_t*>(args.bias)[n]) : 0;
@@ -229,10 +278,11 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
         }
       }
     };
-    if (split == 1) {
+    const int parts = (index < whole ? 1 : split) * kDepth, part_rank = index < whole ? 0 : rank;
+    if (parts == 1) {
 #pragma unroll
       for (int q = 0; q < kQuads; ++q) {
-        if (8 * q + warp >= tile.rows) break;
+        if (kRowWarps * q + row_warp >= tile.rows) break;
 #pragma unroll
         for (int i = 0; i < kTiles; i += 2) {
           if (tile.token + 8 * i < args.m) store(q, tile.token + 8 * i, sums[q][i], sums[q][i + 1]);
@@ -240,42 +290,44 @@ __global__ void __launch_bounds__(kPrefillThreads, 1)
       }
       continue;
     }
-    // The blocks of the cluster put their sums where the stages were; each adds up those of its share of the tokens.
-    const auto sum_at = [&](int q, int i) {
-      return ring + static_cast<uint32_t>((warp * kQuads + q) * kTiles + i) * 512 + lane * 16;
+    // Sums go to where the stages were; each warp adds up those of its rows and its share of the tokens from all turns
+    // and all blocks of the cluster.
+    const auto sum_at = [&](int of_turn, int q, int i) {
+      return ring + static_cast<uint32_t>(((of_turn * kRowWarps + row_warp) * kQuads + q) * kTiles + i) * 512 +
+             lane * 16;
     };
-    {
-      multiplying_barrier();  // nobody reads a stage any more
+    multiplying_barrier();  // nobody reads a stage any more
 #pragma unroll
-      for (int q = 0; q < kQuads; ++q) {
-        if (8 * q + warp >= tile.rows) break;
+    for (int q = 0; q < kQuads; ++q) {
+      if (kRowWarps * q + row_warp >= tile.rows) break;
 #pragma unroll
-        for (int i = 0; i < kTiles; ++i) {
-          const float4 v = sums[q][i];
-          ptx::store_shared_4(sum_at(q, i), make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z),
-                                                       __float_as_uint(v.w)));
-        }
+      for (int i = 0; i < kTiles; ++i) {
+        const float4 v = sums[q][i];
+        ptx::store_shared_4(sum_at(turn, q, i), make_uint4(__float_as_uint(v.x), __float_as_uint(v.y),
+                                                           __float_as_uint(v.z), __float_as_uint(v.w)));
       }
     }
     ptx::cluster_barrier();
-    {
-      const int share = kTiles / split;
 #pragma unroll 1
-      for (int q = 0; q < kQuads && 8 * q + warp < tile.rows; ++q) {
+    for (int q = 0; q < kQuads && kRowWarps * q + row_warp < tile.rows; ++q) {
 #pragma unroll 1
-        for (int i = rank * share; i < (rank + 1) * share && tile.token + 8 * i < args.m; i += 2) {
-          float4 first = make_float4(0, 0, 0, 0), second = first;
-          for (int other = 0; other < split; ++other) {
-            const float4 v = ptx::load_cluster_4(ptx::map_to_rank(sum_at(q, i), other));
-            const float4 w = ptx::load_cluster_4(ptx::map_to_rank(sum_at(q, i + 1), other));
-            first.x += v.x, first.y += v.y, first.z += v.z, first.w += v.w;
-            second.x += w.x, second.y += w.y, second.z += w.z, second.w += w.w;
-          }
-          store(q, tile.token + 8 * i, first, second);
+      for (int i = 2 * (part_rank * kDepth + turn); i < kTiles && tile.token + 8 * i < args.m; i += 2 * parts) {
+        float4 first = make_float4(0, 0, 0, 0), second = first;
+        for (int part = 0; part < parts; ++part) {
+          const auto value = [&](int j) {
+            const uint32_t at = sum_at(part % kDepth, q, j);
+            if (parts > kDepth) return ptx::load_cluster_4(ptx::map_to_rank(at, part / kDepth));
+            const uint4 v = ptx::load_shared_4(at);
+            return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
+          };
+          const float4 v = value(i), w = value(i + 1);
+          first.x += v.x, first.y += v.y, first.z += v.z, first.w += v.w;
+          second.x += w.x, second.y += w.y, second.z += w.z, second.w += w.w;
         }
+        store(q, tile.token + 8 * i, first, second);
       }
-      ptx::fence_proxy_async();  // the copy engine writes there next
     }
+    ptx::fence_proxy_async();  // the copy engine writes there next
     ptx::cluster_barrier();
   }
 #endif

@@ -58,6 +58,11 @@ __device__ inline void copy_tensor(uint32_t shared, const void* map, int x, int 
       : "memory");
 }
 
+// Fetches the tensor map itself ahead of its first use.
+__device__ inline void prefetch_tensor_map(const void* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
 // --- clusters ---
 
 __device__ inline uint32_t cluster_rank() {
@@ -134,8 +139,22 @@ __device__ inline void wgmma(float4 (&d)[kTiles], const uint32_t (&a)[4], uint64
   constexpr bool kHalf = std::is_same_v<T, __half>;
 #define FLUTE_D(i) "+f"(d[i].x), "+f"(d[i].y), "+f"(d[i].z), "+f"(d[i].w)
 #define FLUTE_AB "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
-  static_assert(kTiles == 8 || kTiles == 16 || kTiles == 32);
-  if constexpr (kTiles == 8 && kHalf) {
+  static_assert(kTiles == 4 || kTiles == 8 || kTiles == 16 || kTiles == 32);
+  if constexpr (kTiles == 4 && kHalf) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+        "}, {%16, %17, %18, %19}, %20, 1, 1, 1, 0;"
+        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3)
+        : FLUTE_AB);
+  } else if constexpr (kTiles == 4 && !kHalf) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+        "}, {%16, %17, %18, %19}, %20, 1, 1, 1, 0;"
+        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3)
+        : FLUTE_AB);
+  } else if constexpr (kTiles == 8 && kHalf) {
     asm volatile(
         "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
         "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
