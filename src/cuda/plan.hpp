@@ -34,7 +34,7 @@ struct DeviceLimits {
   int shared_per_block = 227 * 1024;
   bool wgmma = true;  // and the copy engine and clusters: the kernels for sm_90a run
   // Clusters of 2, 3 .. blocks, one a multiprocessor, that run at a time: multiprocessors come in groups of 16 or 18.
-  std::array<int, kMostSplit - 1> clusters = {66, 42, 32, 24, 18, 16, 16};
+  std::array<int, kMostSplit - 1> clusters = {66, 39, 30, 22, 17, 15, 15};
 
   int resident_clusters(int blocks) const { return blocks == 1 ? sm_count : clusters[static_cast<size_t>(blocks - 2)]; }
 };

@@ -9,8 +9,8 @@ namespace {
 
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// Nanoseconds that a plan takes beyond what all take. A step is bound by its instructions (as measured), by the memory's
-// 3 bytes a picosecond or by what L2 delivers.
+// Nanoseconds that a plan takes beyond what all take. A step is bound by its instructions (as measured), by the
+// memory's 3 bytes a picosecond or by what L2 delivers.
 double nanoseconds(const PrefillPlan& plan, const Format& format) {
   const PrefillTile& tile = plan.shape();
   const double code_bytes = plan.deal.longest * unit_bytes(format.bits), x_bytes = tile.tokens * 128;
@@ -31,7 +31,8 @@ bool place(PrefillPlan& plan, const Format& format, const DeviceLimits& device) 
   const int table = kTableAddress + prefill_table_bytes(format.bits);
   plan.stage_bytes = prefill_stage_bytes(format.bits, tile, groups_of_unit(format.group_size));
   plan.stages = std::min(kMostPrefillStages, (device.shared_per_block - table) / plan.stage_bytes);
-  const int sums = plan.split * tile.depth > 1 ? tile.warpgroups() * 128 * tile.sums() * 4 : 0;
+  const int parts = plan.split * tile.depth, slots = ceil_div(tile.tokens / 16, parts);
+  const int sums = tile.depth * (parts - 1) * tile.row_groups() * slots * 1024;  // that others send
   plan.shared_bytes = table + std::max(plan.stages * plan.stage_bytes, sums);
   return plan.stages >= std::max(kLeastStages, tile.depth) && plan.shared_bytes <= device.shared_per_block;
 }
@@ -53,6 +54,7 @@ PrefillPlan make_prefill_plan(const Shape& shape, const Format& format, const De
       plan.units = units_along_k(shape.k);
       if (room < 1 || plan.units < split) continue;
       plan.tile = index, plan.split = split;
+      plan.units_each = plan.units / split, plan.units_longer = plan.units % split;
       plan.token_tiles = ceil_div(shape.m, tile.tokens);
       plan.row_groups = ceil_div(shape.n, kGroupRows);
       plan.group_shift = group_shift_of(format.group_size);
@@ -76,8 +78,9 @@ std::string to_string(const PrefillPlan& plan) {
   return fmt::format(
       "prefill: {} clusters of {} blocks for {} x {} tiles ({} whole) of {} rows and {} tokens, {} x {} warpgroups, {} "
       "stages, {} KB of shared memory",
-      plan.clusters, plan.split, plan.deal.blocks, plan.token_tiles, plan.whole_tiles, kGroupRows * plan.deal.longest, plan.shape().tokens,
-      plan.shape().row_warpgroups, plan.shape().depth, plan.stages, (plan.shared_bytes + 1023) / 1024);
+      plan.clusters, plan.split, plan.deal.blocks, plan.token_tiles, plan.whole_tiles, kGroupRows * plan.deal.longest,
+      plan.shape().tokens, plan.shape().row_warpgroups, plan.shape().depth, plan.stages,
+      (plan.shared_bytes + 1023) / 1024);
 }
 
 }  // namespace flute::cuda

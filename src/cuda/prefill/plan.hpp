@@ -11,28 +11,28 @@
 
 namespace flute::cuda {
 
-// How the multiplying warpgroups of a block share a tile: `row_warpgroups` of them stand along its rows, each with
-// `quads` wgmmas of 64 rows; `depth` of these rows of warpgroups take units of K by turns and add up their sums.
+// How the multiplying warpgroups of a block share a tile: `row_warpgroups` of them stand along its rows, 64 each;
+// `depth` of these rows of warpgroups take units of K by turns and add up their sums.
 struct PrefillTile {
-  int row_warpgroups, depth, quads, tokens;
+  int row_warpgroups, depth, tokens;
   int nanoseconds;  // of a unit of K on an H100 with all its multiprocessors at work (docs/kernel-notes.md)
 
   FLUTE_HOST_DEVICE constexpr int warpgroups() const { return row_warpgroups * depth; }
-  FLUTE_HOST_DEVICE constexpr int row_groups() const { return 4 * row_warpgroups * quads; }
+  FLUTE_HOST_DEVICE constexpr int row_groups() const { return 4 * row_warpgroups; }
   FLUTE_HOST_DEVICE constexpr int threads() const { return 128 * (warpgroups() + 1); }  // of the last one, one fetches
   // Registers of those who multiply and of the others: together what the block is launched with (168 x 384 threads,
   // 128 x 512, 96 x 640).
   FLUTE_HOST_DEVICE constexpr int registers() const { return warpgroups() == 4 ? 112 : warpgroups() == 3 ? 160 : 232; }
   FLUTE_HOST_DEVICE constexpr int other_registers() const { return warpgroups() == 2 ? 40 : 32; }
-  FLUTE_HOST_DEVICE constexpr int sums() const { return quads * tokens / 2; }  // of a thread
+  FLUTE_HOST_DEVICE constexpr int sums() const { return tokens / 2; }  // of a thread
   // Fragments decoded ahead of those that are multiplied, where registers allow.
   FLUTE_HOST_DEVICE constexpr int fragment_buffers() const { return sums() + 48 <= registers() - 40 ? 2 : 1; }
 };
 
 // Four warpgroups hide the latency of decoding; the sums of 256 tokens leave registers for two.
 constexpr PrefillTile kPrefillTiles[] = {
-    {4, 1, 1, 32, 400},  {3, 1, 1, 32, 300},  {2, 2, 1, 32, 210},  {4, 1, 1, 64, 470},  {3, 1, 1, 64, 370},
-    {2, 2, 1, 64, 250},  {4, 1, 1, 128, 720}, {3, 1, 1, 128, 540}, {2, 2, 1, 128, 410}, {2, 1, 1, 256, 640},
+    {4, 1, 32, 400}, {3, 1, 32, 300},  {2, 2, 32, 210},  {4, 1, 64, 470},  {3, 1, 64, 370},
+    {2, 2, 64, 250}, {4, 1, 128, 720}, {3, 1, 128, 540}, {2, 2, 128, 410}, {2, 1, 256, 640},
 };
 constexpr int kPrefillTileCount = static_cast<int>(std::size(kPrefillTiles));
 
@@ -44,7 +44,8 @@ struct PrefillPlan {
   RowDeal deal;         // row tiles
   int token_tiles = 1;
   int row_groups = 0, units = 0, group_shift = 0;
-  int table_rounds = 0;  // of building the table, a warp doing four entries in each
+  int units_each = 0, units_longer = 0;  // of a cluster's block, the first `longer` have one more
+  int table_rounds = 0;                  // of building the table, a warp doing four entries in each
   int stages = 0, stage_bytes = 0, shared_bytes = 0;
   bool valid = false;
 

@@ -29,17 +29,39 @@ __device__ inline uint32_t pair_of<__nv_bfloat16>(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
+__device__ inline float4 sum_of(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
+
+// A stage of the ring and the parity of its barriers in this round.
+struct Place {
+  int stage = 0;
+  uint32_t parity = 0;
+
+  // In four instructions: the compiler makes seven of it.
+  __device__ void advance(int by, int stages) {
+    asm("{\n"
+        ".reg .pred wraps;\n"
+        "add.s32 %0, %0, %2;\n"
+        "setp.ge.s32 wraps, %0, %3;\n"
+        "@wraps sub.s32 %0, %0, %3;\n"
+        "@wraps xor.b32 %1, %1, 1;\n"
+        "}"
+        : "+r"(stage), "+r"(parity)
+        : "r"(by), "r"(stages));
+  }
+};
+
 template <typename T, int kBits, int kTile, int kGroups>
 __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
     prefill_kernel(const __grid_constant__ PrefillArguments args, const __grid_constant__ TensorMap x_map) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   constexpr PrefillTile kShape = kPrefillTiles[kTile];
-  constexpr int kQuads = kShape.quads, kTokens = kShape.tokens, kTiles = kTokens / 8;
+  constexpr int kTokens = kShape.tokens, kTiles = kTokens / 8;
   constexpr int kRowWarps = 4 * kShape.row_warpgroups, kWarps = 4 * kShape.warpgroups(), kDepth = kShape.depth;
   constexpr int kUnitBytes = unit_bytes(kBits), kRowGroups = kShape.row_groups();
   constexpr int kCodesAt = codes_in_stage(kTokens), kScalesAt = scales_in_stage(kBits, kShape);
   constexpr int kStageBytes = prefill_stage_bytes(kBits, kShape, kGroups);
   constexpr int kBuffers = kShape.fragment_buffers();
+  constexpr int kAll = 0, kMultiplying = 1, kFetching = 2, kSumsRead = 3;  // named barriers
   const PrefillPlan& plan = args.plan;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   // In a cluster, addresses of a block's own shared memory carry its rank in their high bits.
@@ -48,26 +70,18 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
   if (args.dependent_launch) ptx::let_next_kernel_start();
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
   const uint32_t lane = threadIdx.x % 32;
-  const int stages = plan.stages;
+  const int stages = ptx::opaque(plan.stages);
   const uint32_t full = own + kTableAddress + kBarrierGap * kTableStride + kTableStride / 2, empty = full + 8;
+  const auto sums_of_warp = [&](int i) { return full + i * kTableStride + 16; };
   const uint32_t ring = own + kTableAddress + prefill_table_bytes(kBits);
-  if (warp == kWarps && lane == 0) {
-    for (int i = 0; i < stages; ++i) {
-      ptx::mbarrier_init(full + i * kTableStride, kFetchingWarps);
-      ptx::mbarrier_init(empty + i * kTableStride, kRowWarps);
-    }
-    ptx::fence_mbarrier_init();
-  }
-  __syncthreads();
 
   // ---- Tiles by turns: first those that a block has for itself, then those whose units of K a cluster shares out.
-  const int split = plan.split, rank = split > 1 ? static_cast<int>(ptx::cluster_rank()) : 0;
+  const int split = plan.split, rank = static_cast<int>(ptx::cluster_rank());
   const int tiles = plan.deal.blocks * plan.token_tiles, whole = plan.whole_tiles;
-  const int cluster = static_cast<int>(blockIdx.x) / split, clusters = static_cast<int>(gridDim.x) / split;
-  const int each = plan.units / split, longer = plan.units - each * split;
+  const int cluster = static_cast<int>(ptx::cluster_index());
   const int first_tile = whole > 0 ? static_cast<int>(blockIdx.x) : cluster;
   const auto next_tile = [&](int index) {
-    if (index >= whole) return index + clusters;
+    if (index >= whole) return index + plan.clusters;
     index += static_cast<int>(gridDim.x);
     return index < whole ? index : whole + cluster;
   };
@@ -76,15 +90,16 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
   };
   const auto units_of = [&](int index) {
     if (index < whole) return Units{0, plan.units};
-    const int begin = share_begin(each, longer, rank);
-    return Units{begin, begin + each + (rank < longer)};
+    const int begin = share_begin(plan.units_each, plan.units_longer, rank);
+    return Units{begin, begin + plan.units_each + (rank < plan.units_longer)};
   };
   struct Tile {
     int segment, row, rows, token;  // row groups
   };
   const auto tile_at = [&](int index) {
-    int row_tile = index / plan.token_tiles, segment = 0;
-    const int token = (index - row_tile * plan.token_tiles) * kTokens;
+    int row_tile = index, token = 0, segment = 0;
+    if (plan.token_tiles > 1)
+      row_tile = index / plan.token_tiles, token = (index - row_tile * plan.token_tiles) * kTokens;
     if (plan.deal.segments > 1) {
 #pragma unroll 1
       while (row_tile >= plan.deal.share[segment].blocks) row_tile -= plan.deal.share[segment++].blocks;
@@ -94,12 +109,31 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
                 share.each + (row_tile < share.longer), token};
   };
 
+  // The first table's values, asked for before all else: they come from memory.
+  const auto codebook_value = [&](int segment) {
+    return ptx::load_global_2(static_cast<const uint16_t*>(args.codebooks) + (segment << kBits) + lane % (1 << kBits));
+  };
+  int built = first_tile < tiles ? tile_at(first_tile).segment : 0;  // the segment whose table is there
+  uint32_t value = codebook_value(built);
+  __syncwarp();  // keeps the load here
+
+  // Until the first copies are asked for nothing is done that they need not.
   if (warp >= kWarps) {
     ptx::give_registers<kShape.other_registers()>();  // to those who multiply
+    if (warp == kWarps && lane == 0) {
+      for (int i = 0; i < stages; ++i) {
+        ptx::mbarrier_init(full + i * kTableStride, kFetchingWarps);
+        ptx::mbarrier_init(empty + i * kTableStride, kRowWarps);
+      }
+      for (int i = 0; i < kWarps; ++i) ptx::mbarrier_init(sums_of_warp(i), 1);
+      ptx::fence_mbarrier_init();
+    }
+    ptx::named_barrier(kFetching, 128);
+    ptx::named_barrier_arrive(kAll, kShape.threads());
     // A warp each fetches activations, codes and scales: to issue a copy takes 50 ns.
     const int part = warp - kWarps;
     int stage = 0;
-    uint32_t parity = 1;                               // passes in the first round
+    uint32_t parity = 1;  // passes in the first round
     if (part == 0 && lane == 0) ptx::prefetch_tensor_map(&x_map);
     bool waited = !args.dependent_launch || part > 0;  // weights do not depend on the kernel before
 #pragma unroll 1
@@ -133,59 +167,59 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
         }
       }
       __syncwarp();
-      if (kDepth > 1 || (split > 1 && index >= whole)) ptx::cluster_barrier(), ptx::cluster_barrier();  // those below
+      // Those below, in which sums pass through the stages.
+      if (split > 1 && index >= whole) ptx::cluster_barrier();
+      if (kDepth > 1 || (split > 1 && index >= whole)) ptx::named_barrier(kSumsRead, kShape.threads());
     }
     return;
   }
 
   // ---- Those who multiply.
-  ptx::take_registers<kShape.registers()>();
   const auto gap = [&](int number) { return own + kTableAddress + kTableStride / 2 + number * kTableStride; };
-  const auto multiplying_barrier = [] { ptx::named_barrier(1, 32 * kWarps); };
+  const auto multiplying_barrier = [] { ptx::named_barrier(kMultiplying, 32 * kWarps); };
   // Its place among the warps along the rows; the units that it takes of every kDepth; the stage of a tile's first
   // unit.
   const int row_warp = warp % kRowWarps, turn = warp / kRowWarps;
-  int first_stage = 0, segment = -1;
-  uint32_t first_parity = 0;
+  Place first;
+  const uint32_t my_codes = ptx::opaque(ring + kCodesAt + row_warp * kUnitBytes + lane * (kBits == 4 ? 16 : 8));
+  const uint32_t my_scales = ptx::opaque(ring + kScalesAt + row_warp * kScaleBytes + lane / 4 * 4);
+  const uint32_t ring_in_matrices = ptx::opaque((ring - own) / 16);
   Table<kBits> table;
+  table.build(value, plan.table_rounds, warp, kWarps, static_cast<int>(lane), own);
+  ptx::named_barrier(kAll, kShape.threads());
+  ptx::take_registers<kShape.registers()>();
+  uint32_t sums_parity = 0;
 
 #pragma unroll 1
   for (int index = first_tile; index < tiles; index = next_tile(index)) {
     const Tile tile = tile_at(index);
     const Units units = units_of(index);
-    float4 sums[kQuads][kTiles];
-    if (tile.segment != segment) {
-      if (segment >= 0) multiplying_barrier();  // everybody is done with the table that is there
-      segment = tile.segment;
-      const uint32_t value =
-          ptx::load_global_2(static_cast<const uint16_t*>(args.codebooks) + (segment << kBits) + lane % (1 << kBits));
+    float4 sums[kTiles];
+    if (tile.segment != built) {
+      multiplying_barrier();  // everybody is done with the table that is there
+      built = tile.segment;
+      value = codebook_value(built);
       table.build(value, plan.table_rounds, warp, kWarps, static_cast<int>(lane), own);
       multiplying_barrier();
     }
 #pragma unroll
-    for (int i = 0; i < kQuads * kTiles; ++i) sums[i / kTiles][i % kTiles] = make_float4(0, 0, 0, 0);
-    const auto advance = [&](int& stage, uint32_t& parity, int by) {
-      stage += by;
-      if (stage >= stages) stage -= stages, parity ^= 1;
-    };
-    int stage = first_stage;
-    uint32_t parity = first_parity;
-    advance(stage, parity, turn);
+    for (int i = 0; i < kTiles; ++i) sums[i] = make_float4(0, 0, 0, 0);
+    Place place = first;
+    place.advance(turn, stages);
     int left = (units.end - units.begin - turn + kDepth - 1) / kDepth;  // steps
     uint32_t a[kBuffers][4][4];
     uint32_t words[kBits], scale[kGroups];  // codes and scales, loaded before those that are multiplied
     uint32_t last_empty = 0;
-    // Those of row group kRowWarps q + row_warp: rows 16 (warp % 4) .. of the warpgroup's wgmma.
-    const auto load = [&](uint32_t at, int q) {
-      const uint32_t codes = at + kCodesAt + (kRowWarps * q + row_warp) * kUnitBytes;
-      const uint32_t scales = at + kScalesAt + (kRowWarps * q + row_warp) * kScaleBytes + lane / 4 * 4;
+    const auto wait_and_load = [&] {
+      ptx::mbarrier_wait(full + place.stage * kTableStride, place.parity);
+      const uint32_t codes = my_codes + place.stage * kStageBytes, scales = my_scales + place.stage * kStageBytes;
       if constexpr (kBits == 4) {
-        const uint4 v = ptx::load_shared_4(codes + lane * 16);
+        const uint4 v = ptx::load_shared_4(codes);
         words[0] = v.x, words[1] = v.y, words[2] = v.z, words[3] = v.w;
       } else {
-        const uint2 v = ptx::load_shared_2<0>(codes + lane * 8);
+        const uint2 v = ptx::load_shared_2<0>(codes);
         words[0] = v.x, words[1] = v.y;
-        if constexpr (kBits == 3) words[2] = ptx::load_shared<256>(codes + lane * 4);
+        if constexpr (kBits == 3) words[2] = ptx::load_shared<256>(codes - lane * 4);
       }
 #pragma unroll
       for (int i = 0; i < kGroups; ++i) scale[i] = ptx::load_shared<0>(scales + i * kRowGroups * kScaleBytes);
@@ -200,135 +234,125 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
         to[f][1] = scale_pair<T>(to[f][1], upper), to[f][3] = scale_pair<T>(to[f][3], upper);
       }
     };
-    const auto step = [&]<int kFirst>() {
-      const uint32_t at = ring + stage * kStageBytes, this_empty = empty + stage * kTableStride;
-      const uint64_t tokens = 1ull << 62 | 64ull << 32 | (at - own) >> 4;
-      advance(stage, parity, kDepth);
+    // Two steps a round, so that which fragments are whose is known when it is compiled.
+    const auto step = [&]<int kBuffer>() {
+      const uint64_t tokens = 1ull << 62 | 64ull << 32 | (ring_in_matrices + place.stage * (kStageBytes / 16));
+      const uint32_t this_empty = empty + place.stage * kTableStride;
+      place.advance(kDepth, stages);
+      decode(a[kBuffer]);
+      ptx::wgmma_fence();
 #pragma unroll
-      for (int q = 0; q < kQuads; ++q) {
-        uint32_t(&fragments)[4][4] = a[(kFirst + q) % kBuffers];
-        decode(fragments);
-        ptx::wgmma_fence();
-#pragma unroll
-        for (int f = 0; f < 4; ++f) ptx::wgmma<T, kTiles>(sums[q], fragments[f], tokens + 2 * f);
-        ptx::wgmma_commit();
-        if (q + 1 < kQuads) {
-          load(at, q + 1);
-        } else if (--left > 0) {
-          ptx::mbarrier_wait(full + stage * kTableStride, parity);
-          load(ring + stage * kStageBytes, 0);
-        }
-        // The fragments that come next are free, and so is the stage before, or this one.
-        ptx::wgmma_wait<kBuffers - 1>();
-        if (kBuffers == 2 && q == 0 && last_empty != 0 && lane == 0) ptx::mbarrier_arrive(last_empty);
-        if (kBuffers == 1 && q == kQuads - 1 && lane == 0) ptx::mbarrier_arrive(this_empty);
-      }
+      for (int f = 0; f < 4; ++f) ptx::wgmma<T, kTiles>(sums, a[kBuffer][f], tokens + 2 * f);
+      ptx::wgmma_commit();
+      if (--left > 0) wait_and_load();
+      // The fragments that come next are free, and so is the stage before, or this one.
+      ptx::wgmma_wait<kBuffers - 1>();
+      if (kBuffers == 2 && last_empty != 0 && lane == 0) ptx::mbarrier_arrive(last_empty);
+      if (kBuffers == 1 && lane == 0) ptx::mbarrier_arrive(this_empty);
       if (kBuffers == 2) last_empty = this_empty;
     };
-    if (left > 0) {
-      ptx::mbarrier_wait(full + stage * kTableStride, parity);
-      load(ring + stage * kStageBytes, 0);
-    }
-    // Two steps, so that which fragments are whose is known when it is compiled.
+    if (left > 0) wait_and_load();
 #pragma unroll 1
     while (left > 1) {
       step.template operator()<0>();
-      step.template operator()<kQuads % 2>();
+      step.template operator()<kBuffers - 1>();
     }
     if (left > 0) step.template operator()<0>();
     ptx::wgmma_wait<0>();
     if (last_empty != 0 && lane == 0) ptx::mbarrier_arrive(last_empty);
-    const int passed = first_stage + units.end - units.begin;
-    first_parity ^= passed / stages & 1, first_stage = passed % stages;
+    const int passed = first.stage + units.end - units.begin;
+    first.parity ^= passed / stages & 1, first.stage = passed % stages;
 
     // ---- Results: 16 rows x 16 tokens at a time from two fragments to rows of y.
-    const auto store = [&](int q, int token, float4 first, float4 second) {
-      const int row = (tile.row + kRowWarps * q + row_warp) * kGroupRows;
+    const auto store = [&](int token, float4 low, float4 high) {
+      const int row = (tile.row + row_warp) * kGroupRows;
       if (args.bias != nullptr) {
         const auto bias = [&](int n) {
           return n < args.n ? to_float<T>(static_cast<const uint16_t*>(args.bias)[n]) : 0;
         };
         const float lower = bias(row + static_cast<int>(lane / 4)), upper = bias(row + 8 + static_cast<int>(lane / 4));
-        first.x += lower, first.y += lower, first.z += upper, first.w += upper;
-        second.x += lower, second.y += lower, second.z += upper, second.w += upper;
+        low.x += lower, low.y += lower, low.z += upper, low.w += upper;
+        high.x += lower, high.y += lower, high.z += upper, high.w += upper;
       }
       // Token i of the 16 takes 32 bytes, the halves of 8 rows swapped in every second four of tokens: no conflicts.
-      const auto place = [&](uint32_t i, uint32_t half) {
+      const auto at = [&](uint32_t i, uint32_t half) {
         return gap(4 * warp) + i / 4 * kTableStride + i % 4 * 32 + (half ^ (i / 4 % 2)) * 16;
       };
-      ptx::store_matrices_transposed(place(lane / 16 * 8 + lane % 8, lane / 8 % 2),
-                                     make_uint4(pair_of<T>(first.x, first.y), pair_of<T>(first.z, first.w),
-                                                pair_of<T>(second.x, second.y), pair_of<T>(second.z, second.w)));
+      ptx::store_matrices_transposed(at(lane / 16 * 8 + lane % 8, lane / 8 % 2),
+                                     make_uint4(pair_of<T>(low.x, low.y), pair_of<T>(low.z, low.w),
+                                                pair_of<T>(high.x, high.y), pair_of<T>(high.z, high.w)));
       __syncwarp();
-      const uint4 v = ptx::load_shared_4(place(lane / 2, lane % 2));
-      __syncwarp();
+      const uint32_t mine = at(lane / 2, lane % 2);
       token += static_cast<int>(lane / 2);
       const int n = row + static_cast<int>(lane % 2) * 8;
-      if (token >= args.m) return;
       T* const to = static_cast<T*>(args.y) + token * args.ldy + n;
-      if (n + 8 <= args.n && reinterpret_cast<uintptr_t>(to) % 16 == 0) {
-        *reinterpret_cast<uint4*>(to) = v;
-      } else {
-        const uint32_t words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int i = 0; i < 8; ++i) {
-          if (n + i < args.n) {
-            reinterpret_cast<uint16_t*>(to)[i] = static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16));
+      if (token < args.m) {
+        if (n + 8 <= args.n && reinterpret_cast<uintptr_t>(to) % 16 == 0) {
+          *reinterpret_cast<uint4*>(to) = ptx::load_shared_4(mine);
+        } else {
+#pragma unroll 1
+          for (int i = 0; i < 8 && n + i < args.n; ++i) {
+            reinterpret_cast<uint16_t*>(to)[i] = ptx::load_shared_short(mine + 2 * i);
           }
         }
       }
+      __syncwarp();
     };
-    const int parts = (index < whole ? 1 : split) * kDepth, part_rank = index < whole ? 0 : rank;
-    if (parts == 1) {
+    const bool present = row_warp < tile.rows;
+    const bool shared = kDepth > 1 || (split > 1 && index >= whole);
+    const int parts = index < whole ? kDepth : split * kDepth;
+    const int part = index < whole ? turn : rank * kDepth + turn;
+    // Where sums are shared out, every 16 tokens are a part's own by turns. The others send theirs to where its stages
+    // were: [turn][sender][row warp][16 tokens][2]. A barrier of the receiving warp counts the bytes.
+    const int slots = (kTiles / 2 + parts - 1) / parts;
+    const uint32_t sender_bytes = kRowWarps * slots * 1024;
+    const uint32_t my_sums = ring + row_warp * slots * 1024 + lane * 16;
+    const auto for_each_slot = [&](auto&& act) {
+      int owner = 0, slot = 0;
 #pragma unroll
-      for (int q = 0; q < kQuads; ++q) {
-        if (kRowWarps * q + row_warp >= tile.rows) break;
-#pragma unroll
-        for (int i = 0; i < kTiles; i += 2) {
-          if (tile.token + 8 * i < args.m) store(q, tile.token + 8 * i, sums[q][i], sums[q][i + 1]);
-        }
+      for (int i = 0; i < kTiles; i += 2) {
+        if (present && tile.token + 8 * i < args.m) act(i, owner, slot);
+        if (++owner == parts) owner = 0, ++slot;
       }
-      continue;
-    }
-    // Sums go to where the stages were; each warp adds up those of its rows and its share of the tokens from all turns
-    // and all blocks of the cluster.
-    const auto sum_at = [&](int of_turn, int q, int i) {
-      return ring + static_cast<uint32_t>(((of_turn * kRowWarps + row_warp) * kQuads + q) * kTiles + i) * 512 +
-             lane * 16;
     };
-    multiplying_barrier();  // nobody reads a stage any more
-#pragma unroll
-    for (int q = 0; q < kQuads; ++q) {
-      if (kRowWarps * q + row_warp >= tile.rows) break;
-#pragma unroll
-      for (int i = 0; i < kTiles; ++i) {
-        const float4 v = sums[q][i];
-        ptx::store_shared_4(sum_at(turn, q, i), make_uint4(__float_as_uint(v.x), __float_as_uint(v.y),
-                                                           __float_as_uint(v.z), __float_as_uint(v.w)));
+    if (shared) {
+      // Nobody in the cluster, or the block, reads a stage any more.
+      if (parts > kDepth) {
+        ptx::cluster_barrier();
+      } else {
+        multiplying_barrier();
       }
-    }
-    ptx::cluster_barrier();
-#pragma unroll 1
-    for (int q = 0; q < kQuads && kRowWarps * q + row_warp < tile.rows; ++q) {
-#pragma unroll 1
-      for (int i = 2 * (part_rank * kDepth + turn); i < kTiles && tile.token + 8 * i < args.m; i += 2 * parts) {
-        float4 first = make_float4(0, 0, 0, 0), second = first;
-        for (int part = 0; part < parts; ++part) {
-          const auto value = [&](int j) {
-            const uint32_t at = sum_at(part % kDepth, q, j);
-            if (parts > kDepth) return ptx::load_cluster_4(ptx::map_to_rank(at, part / kDepth));
-            const uint4 v = ptx::load_shared_4(at);
-            return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
-          };
-          const float4 v = value(i), w = value(i + 1);
-          first.x += v.x, first.y += v.y, first.z += v.z, first.w += v.w;
-          second.x += w.x, second.y += w.y, second.z += w.z, second.w += w.w;
+      uint32_t bytes = 0;
+      for_each_slot([&](int i, int owner, int slot) {
+        if (owner == part) {
+          bytes += (parts - 1) * 1024;
+          return;
         }
-        store(q, tile.token + 8 * i, first, second);
-      }
+        const int box = owner % kDepth * (parts - 1) + part - (part > owner);
+        const uint32_t to_rank = parts > kDepth ? owner / kDepth : rank;
+        const uint32_t to = ptx::map_to_rank(my_sums + box * sender_bytes + slot * 1024, to_rank);
+        const uint32_t barrier = ptx::map_to_rank(sums_of_warp(owner % kDepth * kRowWarps + row_warp), to_rank);
+        ptx::send(to, sums[i], barrier);
+        ptx::send(to + 512, sums[i + 1], barrier);
+      });
+      if (lane == 0) ptx::mbarrier_arrive_expect(sums_of_warp(warp), bytes);
+      ptx::mbarrier_wait(sums_of_warp(warp), sums_parity);
+      sums_parity ^= 1;
     }
-    ptx::fence_proxy_async();  // the copy engine writes there next
-    ptx::cluster_barrier();
+    for_each_slot([&](int i, int owner, int slot) {
+      if (owner != part) return;
+      uint32_t at = my_sums + turn * (parts - 1) * sender_bytes + slot * 1024;
+#pragma unroll 1
+      for (int sender = 1; sender < parts; ++sender, at += sender_bytes) {
+        sums[i] = sum_of(sums[i], ptx::load_shared_floats(at));
+        sums[i + 1] = sum_of(sums[i + 1], ptx::load_shared_floats(at + 512));
+      }
+      store(tile.token + 8 * i, sums[i], sums[i + 1]);
+    });
+    if (shared) {
+      ptx::fence_proxy_async();  // the copy engine writes there next
+      ptx::named_barrier_arrive(kSumsRead, kShape.threads());
+    }
   }
 #endif
 }

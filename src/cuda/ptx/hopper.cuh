@@ -71,6 +71,12 @@ __device__ inline uint32_t cluster_rank() {
   return rank;
 }
 
+__device__ inline uint32_t cluster_index() {
+  uint32_t index;
+  asm volatile("mov.u32 %0, %%clusterid.x;" : "=r"(index));
+  return index;
+}
+
 // The address of the same shared-memory place in another block of the cluster.
 __device__ inline uint32_t map_to_rank(uint32_t shared, uint32_t rank) {
   uint32_t mapped;
@@ -78,18 +84,17 @@ __device__ inline uint32_t map_to_rank(uint32_t shared, uint32_t rank) {
   return mapped;
 }
 
-__device__ inline float4 load_cluster_4(uint32_t address) {
-  float4 v;
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(address)
-               : "memory");
-  return v;
+// Stores to a block of the cluster, whose `barrier` counts the 16 bytes when they have landed.
+__device__ inline void send(uint32_t address, float4 v, uint32_t barrier) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(address),
+      "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(barrier)
+      : "memory");
 }
 
-// All threads of all blocks of the cluster meet, and see what was stored before.
+// All threads of all blocks of the cluster meet. Stores are not waited for, which would take a microsecond.
 __device__ inline void cluster_barrier() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
@@ -99,6 +104,11 @@ __device__ inline void fence_proxy_async() { asm volatile("fence.proxy.async.sha
 // `threads` threads of the block meet at barrier `id` (0 is __syncthreads').
 __device__ inline void named_barrier(uint32_t id, uint32_t threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// As named_barrier, without waiting for the others.
+__device__ inline void named_barrier_arrive(uint32_t id, uint32_t threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // --- registers ---
@@ -111,6 +121,13 @@ __device__ inline void give_registers() {
 template <int kRegisters>
 __device__ inline void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// The same value, which the compiler keeps in a register and does not compute again.
+template <typename T>
+__device__ inline T opaque(T v) {
+  asm volatile("" : "+r"(v));
+  return v;
 }
 
 // --- transposed stores ---

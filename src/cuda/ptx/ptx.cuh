@@ -54,6 +54,12 @@ __device__ inline uint32_t load_global_2(const uint16_t* global) {
 
 // --- shared memory ---
 
+__device__ inline uint16_t load_shared_short(uint32_t address) {
+  uint16_t v;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(address));
+  return v;
+}
+
 // Loads at an address plus a constant.
 template <uint32_t kOffset>
 __device__ inline uint32_t load_shared(uint32_t address) {
@@ -73,6 +79,11 @@ __device__ inline uint4 load_shared_4(uint32_t address) {
   uint4 v;
   asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address));
   return v;
+}
+
+__device__ inline float4 load_shared_floats(uint32_t address) {
+  const uint4 v = load_shared_4(address);
+  return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
 }
 
 __device__ inline void store_shared_4(uint32_t address, uint4 v) {
