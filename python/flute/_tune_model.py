@@ -22,6 +22,9 @@ Windows = list[torch.Tensor]
 HELD_OUT = 8
 """Windows of the text that are not learned from but measured with, where there is no other text for that."""
 
+RATE = 0.016
+"""Divided by the length of a layer's table it is the learning rate: what there is to correct halves with each bit."""
+
 
 class Measured(NamedTuple):
     """What a model does on some windows."""
@@ -157,22 +160,21 @@ def train(
     *,
     steps: int,
     batch: int,
-    learning_rate: float,
+    learning_rate: float | None,
     seed: int,
     progress: Callable[[int, int, float], None],
 ) -> None:
-    """Adam with a learning rate that falls to 0 along a cosine; the tables' is half of the scales'.
+    """Adam with a learning rate that falls to 0 along a cosine; the tables' is half of the scales'. None: 2^-bits of
+    RATE.
 
     A step takes `batch` windows in an order that `seed` gives; all are taken before one is taken again.
     progress is called after each step with its number from 1, the number of steps, and the divergence.
     """
-    layers = model.layers.values()
-    optimizer = torch.optim.Adam(
-        [
-            {"params": [layer.log_scales for layer in layers], "lr": learning_rate},
-            {"params": [layer.shift for layer in layers], "lr": learning_rate / 2},
-        ]
-    )
+    groups: list[dict[str, Any]] = []
+    for layer in model.layers.values():
+        rate = RATE / layer.shift.shape[-1] if learning_rate is None else learning_rate
+        groups += [{"params": [layer.log_scales], "lr": rate}, {"params": [layer.shift], "lr": rate / 2}]
+    optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: (1 + math.cos(math.pi * done / steps)) / 2)
     order = _order(len(windows), seed)
     for step in range(1, steps + 1):

@@ -66,7 +66,7 @@ def tune(
     steps: SupportsIndex = 150,
     tokens: SupportsIndex = 1024,
     window: SupportsIndex = 512,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
     seed: SupportsIndex = 0,
     dtype: str = "fp32",
     device: "str | torch.device" = "cpu",
@@ -83,7 +83,7 @@ def tune(
     held_out: a file to measure with; None: some windows of `text`, which are then not learned from.
     steps: of Adam. tokens: that each step learns from, a multiple of `window`, the length of the pieces of text.
     learning_rate: of the scales, relative to their size, at the first step; it falls to 0 along a cosine, and that of
-        the tables, relative to their largest magnitude, is half of it.
+        the tables, relative to their largest magnitude, is half of it. None: 0.016 / 2^bits, each layer's own.
     seed: gives the order of the windows. On the CPU the same call with the same number of threads, on the same machine
         with the same PyTorch, writes the same bytes.
     dtype: "fp32" or "bf16", what the model computes in. Scales and tables are trained in float32 either way.
@@ -98,7 +98,8 @@ def tune(
     tokens = integer(tokens, "tune: tokens", window, 1_000_000_000)
     if tokens % window:
         raise ValueError(f"tune: tokens: expected a multiple of the window, {window}, found {tokens}")
-    learning_rate = positive_float32(learning_rate, "tune: learning_rate", 1.0)
+    if learning_rate is not None:
+        learning_rate = positive_float32(learning_rate, "tune: learning_rate", 1.0)
     seed = integer(seed, "tune: seed", 0, 2**63 - 1)
     if dtype not in _DTYPES:
         raise ValueError(f"tune: dtype: expected 'fp32' or 'bf16', found {dtype!r}")
@@ -267,9 +268,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--learning-rate",
         type=float,
-        default=1e-3,
         metavar="RATE",
-        help="of the scales, relative; half of it for the tables (default: 0.001)",
+        help="of the scales, relative; half of it for the tables (default: 0.016 / 2^bits, each layer's own)",
     )
     parser.add_argument("--seed", default=0, help="gives the order of the windows (default: 0)", **number)
     parser.add_argument("--dtype", choices=_DTYPES, default="fp32", help="what the model computes in (default: fp32)")

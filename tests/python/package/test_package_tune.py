@@ -211,6 +211,23 @@ def test_the_same_call_writes_the_same_bytes(small, tmp_path):
 
 
 @needs_pytorch
+@pytest.mark.parametrize("rate", [None, 1e-3])
+def test_the_first_step_is_as_long_as_the_learning_rate(program, tiny, rate, tmp_path):
+    """Adam's is that long whatever the gradient; the default halves with each bit of the layer's own."""
+    options = ("--bits", "4", "--layer-bits", "up_proj=2", "--scale-dtype", "fp32")
+    program("quantize", tiny, tmp_path / "q", *options)
+    tune(tiny, tmp_path / "q", tmp_path / "tuned", **{**QUICK, "steps": 1}, learning_rate=rate)
+    before, after = (checkpoints.read_checkpoint(tmp_path / folder) for folder in ("q", "tuned"))
+    for layer, q in flute.Checkpoint(tmp_path / "q").items():
+        expected = rate or 0.016 / 2**q.bits
+        one, other = (of[f"{layer}.weight_scale"].astype(np.float64) for of in (before, after))
+        # exp and the product round to fp32: 2^-23 of a factor whose logarithm is no smaller than 1e-3.
+        assert np.abs(np.log(other / one)).max() == pytest.approx(expected, rel=2e-3), layer
+        one, other = (of[f"{layer}.weight_codebook"].astype(np.float64) for of in (before, after))
+        assert np.abs(other - one).max() == pytest.approx(expected / 2 * np.abs(one).max(), rel=2e-3), layer
+
+
+@needs_pytorch
 def test_what_is_measured_is_not_learned_from():
     from flute._tune_model import held_out
 
