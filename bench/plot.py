@@ -4,7 +4,11 @@
 docs/images/decode-speedup.svg   speed-up over cuBLAS fp16 against M, a line for each format and its floor dashed, and
                                  other libraries
 docs/images/decode-floor.svg     fraction of the floor for each shape at a few M
-README.md                        the table of the first plot's figures
+docs/images/prefill-speedup.svg  as the first, for many tokens, and what no kernel can be faster than dashed
+docs/images/families.svg         as the first, of both families of kernels where the plan changes from one to the other
+README.md                        the tables of the first and third plot's figures
+
+The last two plots are made where the file has such cases, the second table where the page has a place for it, too.
 
 Without arguments the files are those of bench/results. Needs only Python. The same input gives the same bytes.
 """
@@ -28,7 +32,9 @@ LAYERS = {
 }
 LLAMA = [*LAYERS["Llama-3-8B"].values(), *LAYERS["Llama-3-70B"].values()]
 PANELS = (1, 8, 16, 32, 64)
-BEGIN, END = "<!-- decode table: begin -->", "<!-- decode table: end -->"
+MOST_FEW = 64  # tokens of the plots of few; those of many begin there
+# What an H100's tensor cores do at its power limit, and what a launch costs: the bound of many tokens.
+FLOPS, LAUNCH_US = 700e12, 1.8
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 STYLE = """
@@ -89,7 +95,7 @@ def read_cases(data, dependent=1):
     """(bits, shape, m) -> a case: fp16, one segment, the library's own plan, with or without dependent launch."""
     cases = {}
     for case in data["cases"]:
-        if not {"n", "floor_us"} <= case.keys() or case["set"] == "rows":
+        if not {"n", "floor_us"} <= case.keys() or case["set"] in ("rows", "families"):
             continue
         if case["dtype"] == "fp16" and case["dependent"] == dependent and case["segments"] == 1 and case["us"] > 0:
             if FORMATS.get(case["bits"]) == case["group"]:
@@ -97,14 +103,27 @@ def read_cases(data, dependent=1):
     return cases
 
 
-def speedups(cases, bits, field):
-    """[(m, geometric mean of cuBLAS / field over the Llama shapes)], where all of them were measured."""
+def bound_us(case):
+    """What no kernel can be faster than: reading the weights, or multiplying."""
+    return max(case["floor_us"], LAUNCH_US + 2e6 * case["m"] * case["n"] * case["k"] / FLOPS)
+
+
+def speedups(cases, bits, value):
+    """[(m, geometric mean of cuBLAS / value(case) over the Llama shapes)], where all of them were measured."""
     line = []
     for m in sorted({m for _, _, m in cases}):
         some = [cases.get((bits, shape, m)) for shape in LLAMA]
         if all(case and case["cublas_us"] > 0 for case in some):
-            line.append((m, geomean([case["cublas_us"] / case[field] for case in some])))
+            line.append((m, geomean([case["cublas_us"] / value(case) for case in some])))
     return line
+
+
+def of(field):
+    return lambda case: case[field]
+
+
+def between(line, least, most=math.inf):
+    return [(m, value) for m, value in line if least <= m <= most]
 
 
 def peer_lines(rows):
@@ -143,22 +162,23 @@ def spread(labels, gap, low, high):
     return [(max(y, low), *label[1:]) for y, label in zip(ys, labels, strict=True)]
 
 
-def draw_speedup(data, cases, peers, path):
-    lines = {bits: speedups(cases, bits, "us") for bits in FORMATS}
-    floors = {bits: speedups(cases, bits, "floor_us") for bits in FORMATS}
+def draw_speedup(data, lines, dashed, peers, words, path):
+    """`lines` and `dashed`: bits -> [(m, speed-up)]; `words`: title, what is dashed, and of the description."""
     if not all(lines.values()):
         raise SystemExit("plot.py: expected fp16 cases with cuBLAS times for all Llama shapes at 4, 3 and 2 bits")
+    title, dashed_name, description = words
     tokens = [m for m, _ in lines[4]]
-    every = [value for line in [*lines.values(), *floors.values(), *(p[1] for p in peers)] for _, value in line]
+    every = [value for line in [*lines.values(), *dashed.values(), *(p[1] for p in peers)] for _, value in line]
     top = math.ceil(max(every) + 0.2)
     width, height, left, right, above, below = 892, 460, 62, 226, 74, 54
-    x_of = lambda m: left + (width - left - right) * math.log2(m) / math.log2(tokens[-1])  # noqa: E731
+    first, octaves = math.log2(tokens[0]), math.log2(tokens[-1] / tokens[0])
+    x_of = lambda m: left + (width - left - right) * (math.log2(m) - first) / octaves  # noqa: E731
     y_of = lambda value: height - below - (height - above - below) * value / top  # noqa: E731
-    words = "; ".join(
+    figures = "; ".join(
         f"{bits} bits " + ", ".join(f"{value:.2f} at {m}" for m, value in lines[bits]) for bits in FORMATS
     )
-    svg = Svg(width, height, "Speed-up over cuBLAS fp16 against the number of tokens", f"{data['device']}. {words}.")
-    svg.text(24, 32, "Speed-up over cuBLAS fp16", "title")
+    svg = Svg(width, height, description, f"{data['device']}. {figures}.")
+    svg.text(24, 32, title, "title")
     svg.text(
         24,
         52,
@@ -180,8 +200,8 @@ def draw_speedup(data, cases, peers, path):
             svg.dot(x_of(m), y_of(value), 2.6, f"q{i % 6}")
         labels.append((y_of(line[-1][1]), name, 0, f"q{i % 6}"))
     for bits, line in lines.items():
-        svg.path([(x_of(m), y_of(value)) for m, value in floors[bits]], f"floor s{bits}")
-        labels.append((y_of(floors[bits][-1][1]), f"floor, {bits} bits", 0, f"f{bits}"))
+        svg.path([(x_of(m), y_of(value)) for m, value in dashed[bits]], f"floor s{bits}")
+        labels.append((y_of(dashed[bits][-1][1]), f"{dashed_name}, {bits} bits", 0, f"f{bits}"))
         svg.path([(x_of(m), y_of(value)) for m, value in line], f"line s{bits}")
         for m, value in line:
             svg.mark(x_of(m), y_of(value), bits)
@@ -192,6 +212,44 @@ def draw_speedup(data, cases, peers, path):
             svg.mark(x + 4, y, bits)
         svg.text(x + 14, y + 4, name, style)
     svg.write(path)
+
+
+def draw_few(data, cases, peers, path):
+    lines, floors = (
+        {bits: between(speedups(cases, bits, value), 1, MOST_FEW) for bits in FORMATS}
+        for value in (of("us"), of("floor_us"))
+    )
+    words = ("Speed-up over cuBLAS fp16", "floor", "Speed-up over cuBLAS fp16 against the number of tokens")
+    draw_speedup(data, lines, floors, cut(peers, 1, MOST_FEW), words, path)
+
+
+def draw_many(data, cases, peers, path):
+    lines, bounds = (
+        {bits: between(speedups(cases, bits, value), MOST_FEW) for bits in FORMATS} for value in (of("us"), bound_us)
+    )
+    words = ("Speed-up over cuBLAS fp16, many tokens", "bound", "Speed-up over cuBLAS fp16 against many tokens")
+    draw_speedup(data, lines, bounds, cut(peers, MOST_FEW), words, path)
+
+
+def draw_families(data, path):
+    of_family = {"decode": {}, "prefill": {}}
+    for case in data["cases"]:
+        if case["set"] == "families" and "family" in case:
+            of_family[case["family"]][case["bits"], (case["n"], case["k"]), case["m"]] = case
+    decode, prefill = (
+        {bits: speedups(cases, bits, of("us")) for bits in FORMATS} for cases in (of_family[f] for f in of_family)
+    )
+    words = (
+        "Speed-up over cuBLAS fp16 of either family of kernels",
+        "decode",
+        "Speed-up over cuBLAS fp16 of both families of kernels against the number of tokens",
+    )
+    draw_speedup(data, prefill, decode, [], words, path)
+
+
+def cut(peers, least, most=math.inf):
+    shorter = [(name, between(line, least, most)) for name, line in peers]
+    return [(name, line) for name, line in shorter if len(line) > 1]
 
 
 def draw_floor(data, cases, path):
@@ -238,26 +296,52 @@ def draw_floor(data, cases, path):
     svg.write(path)
 
 
-def make_table(data, cases):
-    lines = {bits: speedups(cases, bits, "us") for bits in FORMATS}
-    floors = {bits: dict(speedups(cases, bits, "floor_us")) for bits in FORMATS}
+def rows_of(lines, cell):
     tokens = [m for m, _ in lines[4] if m & (m - 1) == 0]
     table = ["| M | " + " | ".join(map(str, tokens)) + " |", "|---" * (len(tokens) + 1) + "|"]
     for bits, line in lines.items():
-        cells = [f"{value:.2f}x ({value / floors[bits][m]:.2f})" for m, value in line if m in tokens]
+        cells = [cell(bits, m, value) for m, value in line if m in tokens]
         table.append(f"| {bits} bits, group {FORMATS[bits]} | " + " | ".join(cells) + " |")
-    notes = f"{data['device']}, driver {data['driver']}, {data['date'][:10]}; fp16."
+    return table
+
+
+def source(data):
+    return f"{data['device']}, driver {data['driver']}, {data['date'][:10]}; fp16."
+
+
+def make_table(data, cases):
+    lines = {bits: between(speedups(cases, bits, of("us")), 1, MOST_FEW) for bits in FORMATS}
+    floors = {bits: dict(speedups(cases, bits, of("floor_us"))) for bits in FORMATS}
+    table = rows_of(lines, lambda bits, m, value: f"{value:.2f}x ({value / floors[bits][m]:.2f})")
+    notes = source(data)
     plain = read_cases(data, dependent=0)
-    alone = {bits: dict(speedups(plain, bits, "us")).get(1) for bits in FORMATS}
+    alone = {bits: dict(speedups(plain, bits, of("us"))).get(1) for bits in FORMATS}
     if all(alone.values()):
         figures = " / ".join(f"{value:.2f}x ({value / floors[bits][1]:.2f})" for bits, value in alone.items())
         notes += f" Without dependent launch, M = 1: {figures}."
     return "\n".join([*table, "", notes])
 
 
-def replace_table(page, table):
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n{table}\n{END}{rest.split(END)[1]}"
+def make_many_table(data, cases):
+    lines = {bits: between(speedups(cases, bits, of("us")), MOST_FEW) for bits in FORMATS}
+    bounds = {bits: dict(speedups(cases, bits, bound_us)) for bits in FORMATS}
+    table = rows_of(lines, lambda bits, m, value: f"{value:.2f}x ({value / bounds[bits][m]:.2f})")
+    notes = source(data)
+    for m in (1024, 4096):
+        ratios = []
+        for bits in FORMATS:
+            some = [cases.get((bits, shape, m), {}) for shape in LLAMA]
+            if all(case.get("sustained_us") for case in some):
+                ratios.append(geomean([case["cublas_sustained_us"] / case["sustained_us"] for case in some]))
+        if len(ratios) == len(FORMATS):
+            notes += f" Sustained, M = {m}: {' / '.join(f'{ratio:.2f}x' for ratio in ratios)}."
+    return "\n".join([*table, "", notes])
+
+
+def replace_table(page, name, table):
+    begin, end = (f"<!-- {name} table: {word} -->" for word in ("begin", "end"))
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
 
 
 def main():
@@ -275,10 +359,17 @@ def main():
     if options.peers:
         peers = peer_lines(json.loads(options.peers.read_text(encoding="utf-8"))["rows"])
     out = options.out or ROOT / "docs/images"
-    draw_speedup(data, cases, peers, out / "decode-speedup.svg")
+    many = any(m > MOST_FEW for _, _, m in cases)
+    draw_few(data, cases, peers, out / "decode-speedup.svg")
     draw_floor(data, cases, out / "decode-floor.svg")
+    if many:
+        draw_many(data, cases, peers, out / "prefill-speedup.svg")
+    if any(case["set"] == "families" for case in data["cases"]):
+        draw_families(data, out / "families.svg")
     if page := options.page or (None if options.out else ROOT / "README.md"):
-        text = replace_table(page.read_text(encoding="utf-8"), make_table(data, cases))
+        text = replace_table(page.read_text(encoding="utf-8"), "decode", make_table(data, cases))
+        if many and "<!-- prefill table: begin -->" in text:
+            text = replace_table(text, "prefill", make_many_table(data, cases))
         page.write_text(text, encoding="utf-8")
 
 

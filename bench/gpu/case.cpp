@@ -36,6 +36,8 @@ Case to_case(const Keys& keys) {
   one.segments = value("segments", 1);
   one.rest = value("rest", one.rest);
   one.dependent = value("dependent", 1) != 0;
+  one.by_turns = value("by_turns", 0) != 0;
+  one.sustained = value("sustained", 0) != 0;
   one.label = text("set");
   return one;
 }

@@ -189,7 +189,8 @@ int run_check(int draws, uint64_t seed, const DeviceLimits& limits) {
     if (!call.identity) worst.add(one, error);
   }
   std::printf(
-      "{\"checked\": %d, \"seed\": %llu, \"target\": %d, \"sm_count\": %d, \"clusters\": [%s], \"worst_fp16\": %.3g, \"worst_bf16\": "
+      "{\"checked\": %d, \"seed\": %llu, \"target\": %d, \"sm_count\": %d, \"clusters\": [%s], \"worst_fp16\": %.3g, "
+      "\"worst_bf16\": "
       "%.3g}\n",
       draws, static_cast<unsigned long long>(seed), kernel_target(0), limits.sm_count,
       fmt::format("{}", fmt::join(limits.clusters, ", ")).c_str(), worst.fp16, worst.bf16);
@@ -198,18 +199,21 @@ int run_check(int draws, uint64_t seed, const DeviceLimits& limits) {
 
 int run_shapes(const DeviceLimits& limits) {
   Worst worst;
-  int checked = 0;
+  int checked = 0, formats = 0;
   bool bf16 = false;
   const auto check_shape = [&](const MatrixShape& shape) {
     for (const int bits : {2, 3, 4}) {
-      for (const int group_size : kGroupSizes) {
+      ++formats;
+      for (int group = 0; group < 5; ++group) {
         Case one;
-        one.format = {bits, group_size, bf16};
-        one.shape = {kMaxDecodeTokens, static_cast<int>(shape.n), static_cast<int>(shape.k)};
+        one.format = {bits, kGroupSizes[group], bf16};
+        // Many tokens for one group size, by turns: the float64 product is what takes time.
+        const int64_t most = group == formats % 5 ? kTokenCounts[std::size(kTokenCounts) - 1] : kMaxDecodeTokens;
+        one.shape = {static_cast<int>(most), static_cast<int>(shape.n), static_cast<int>(shape.k)};
         const Problem problem(one, {}, count(checked));
         bf16 = !bf16;  // by turns
         for (const int64_t m : kTokenCounts) {
-          if (m > kMaxDecodeTokens) break;
+          if (m > most) break;
           one.shape.m = static_cast<int>(m);
           worst.add(one, problem.check(one, limits, 1));
           ++checked;
@@ -259,8 +263,8 @@ int run_instances(int part, int parts, const DeviceLimits& limits) {
     (void)Problem(one, call, count(index)).check(one, limits, 1);
     ++run;
   };
-  // Prefill, four tiles, the last one short of rows, tokens and k, steps enough to go round: two blocks take two each, or
-  // three take one and share out the last.
+  // Prefill, four tiles, the last one short of rows, tokens and k, steps enough to go round: two blocks take two each,
+  // or three take one and share out the last.
   const auto check_prefill = [&](const Format& format, int tile) {
     const PrefillKernel kernel = find_prefill_kernel(tile, format);
     if (kernel == nullptr || !found.insert(reinterpret_cast<const void*>(kernel)).second) return;
@@ -269,7 +273,9 @@ int run_instances(int part, int parts, const DeviceLimits& limits) {
     one.format = format;
     one.family = 2;
     one.wish = {.blocks = 2 + index % 2, .tile = tile + 1, .split = index % 2 == 0 ? 1 : 3};
-    one.shape = {.m = kPrefillTiles[tile].tokens + 8, .n = kGroupRows * kPrefillTiles[tile].row_groups() + 5, .k = kUnitK * 37 - 32};
+    one.shape = {.m = kPrefillTiles[tile].tokens + 8,
+                 .n = kGroupRows * kPrefillTiles[tile].row_groups() + 5,
+                 .k = kUnitK * 37 - 32};
     one.segments = index % 3 == 0 ? 2 : 1;
     Call call;
     call.bias = index % 3 == 0;

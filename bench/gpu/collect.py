@@ -11,7 +11,7 @@ import sys
 
 COUNTERS = re.compile(
     r"^\s*(gpu__time_duration\.sum|dram__throughput\.avg\.pct_of_peak_sustained_elapsed|smsp__inst_executed\.sum"
-    r"|sm__pipe_tensor_op_hmma_cycles_active\.avg\.pct_of_peak_sustained_active|sm__inst_executed_pipe_(?:alu|lsu)\.avg\.pct_of_peak_sustained_active"
+    r"|sm__(?:inst_executed_)?pipe_tensor\w*\.avg\.pct_of_peak_sustained_active|sm__inst_executed_pipe_(?:alu|lsu)\.avg\.pct_of_peak_sustained_active"
     r"|l1tex__data_bank_conflicts_pipe_lsu_mem_shared_op_ld\.sum|sm__inst_executed\.avg\.per_cycle_active"
     r"|smsp__average_warps_issue_stalled_\w+_per_issue_active\.ratio)\s+(\S*)\s+([\d.,]+)\s*$"
 )
@@ -35,6 +35,14 @@ def check_result(work, name):
     if text := out.read_text(encoding="utf-8"):
         return json.loads(text)
     return {"wrong": errors.read_text(encoding="utf-8").strip()}
+
+
+def measured(path):
+    """The cases of a file that `lab` printed, which ends where its time was up."""
+    text = path.read_text(encoding="utf-8").rstrip() if path.exists() else ""
+    if not text:
+        return []
+    return json.loads(text if text.endswith("]") else text + "]")
 
 
 def sanitizer_results(work):
@@ -77,8 +85,7 @@ def main():
         **{name: check_result(work, name) for name in CHECKS},
         "sanitizers": sanitizer_results(work),
         "profiles": profile_results(work),
-        "cases": json.loads((work / "mma.json").read_text(encoding="utf-8"))
-        + json.loads((work / "time.json").read_text(encoding="utf-8")),
+        "cases": measured(work / "mma.json") + measured(work / "time.json"),
     }
     pathlib.Path(out).write_text(
         json.dumps({k: v for k, v in result.items() if k != "cases"}, indent=1)[:-2]

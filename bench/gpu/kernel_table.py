@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""What each decode kernel takes of a multiprocessor: kernel_table.py BUILD_FOLDER [--write docs/kernels.md]
+"""What each kernel takes of a multiprocessor: kernel_table.py BUILD_FOLDER [--write docs/kernels.md]
 
 Checks BUILD_FOLDER/libflute.so (through cuobjdump, which comes with CUDA; no GPU needed): exit code 1 if a kernel
-spills, uses local memory or holds nothing but a trap, or if the library is too large. --write replaces the table in a
-Markdown file: registers, instructions of the main loop (this takes nvdisasm, too), and warps and shared memory of the
-plans that BUILD_FOLDER/flute prints.
+spills, uses local memory or holds nothing but a trap, if a prefill kernel has other registers than it shares out, or if
+the library is too large. --write replaces the tables in a Markdown file: of decode registers, instructions of the main
+loop (this takes nvdisasm, too), and warps and shared memory of the plans that BUILD_FOLDER/gpu_lab prints; of prefill,
+which has the registers that it asks for, instructions.
 """
 
 import argparse
 import collections
-import json
+import itertools
 import os
 import pathlib
 import re
@@ -27,7 +28,6 @@ LARGEST_LIBRARY = 30e6
 # Fewer registers than any kernel that multiplies can do with: the compiler has seen that it always traps.
 FEWEST_REGISTERS = 32
 REGISTERS, WARPS, SHARED = 65536, 64, 228 * 1024  # of a multiprocessor of compute capability 9.0
-BEGIN, END = "<!-- kernel table: begin -->", "<!-- kernel table: end -->"
 
 FUNCTION = re.compile(r"Function (\S+):")
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -41,6 +41,8 @@ JUMP = re.compile(r"\bBRA\b.* 0x([0-9a-f]+)$")
 
 # What a line of the table is about; bits are its columns.
 Line = collections.namedtuple("Line", "m rows depth")
+# A prefill tile (prefill/plan.hpp): warpgroups along the rows, 64 each, and along K; tokens.
+Tile = collections.namedtuple("Tile", "row_warpgroups depth tokens")
 
 
 def read_kernels(library, cuobjdump):
@@ -69,16 +71,34 @@ def read_kernels(library, cuobjdump):
     return kernels
 
 
+def launch_registers(tile):
+    """What a block's threads have together before its warpgroups share them out anew, a thread."""
+    threads = 128 * (tile.row_warpgroups * tile.depth + 1)
+    return REGISTERS // threads // 8 * 8
+
+
 def problems(kernels, library):
     found = [f"{k['target']} {k['name']}: uses local memory" for k in kernels if k["spills"]]
-    traps = [k for k in kernels if k["family"] == "decode_kernel" and k["registers"] < FEWEST_REGISTERS]
+    # Prefill kernels are for wgmma: code of theirs for 8.0 is there and empty, and no plan asks for it.
+    families = {"decode_kernel": TARGETS, "prefill_kernel": TARGETS[:1]}
+    traps = [k for k in kernels if k["target"] in families.get(k["family"], ()) and k["registers"] < FEWEST_REGISTERS]
     if traps:
         found.append(
             f"{traps[0]['target']}: {len(traps)} kernels have fewer than {FEWEST_REGISTERS} registers, so do nothing, "
             f"the first is {traps[0]['name']}"
         )
+    tiles = read_tiles()
+    for k in kernels:
+        if (k["family"], k["target"]) == ("prefill_kernel", TARGETS[0]):
+            expected = launch_registers(tiles[k["numbers"][1]])
+            if k["registers"] != expected:
+                found.append(f"{k['name']}: expected {expected} registers, found {k['registers']}")
+    built = {(k["family"], k["target"]) for k in kernels}
     found += [
-        f"{library}: no kernels for {target}" for target in TARGETS if target not in {k["target"] for k in kernels}
+        f"{library}: no {family}s for {target}"
+        for family, targets in families.items()
+        for target in targets
+        if (family, target) not in built
     ]
     if library.stat().st_size > LARGEST_LIBRARY:
         found.append(f"{library}: expected at most {LARGEST_LIBRARY:.0f} bytes, found {library.stat().st_size}")
@@ -86,16 +106,18 @@ def problems(kernels, library):
 
 
 def loop_length(instructions):
-    """Instructions of the longest loop with tensor-core instructions: (address, text) of each in order."""
-    longest = 0
+    """Instructions of the main loop: (address, text) of each in order. Decode's is the longest loop with tensor-core
+    instructions; prefill's, which is inside one that goes from tile to tile, is the shortest."""
+    lengths = {"HMMA": [0], "HGMMA": []}
     for address, text in instructions:
         jump = JUMP.search(text)
         begin = int(jump.group(1), 16) if jump else address
         if begin < address:
             body = [words for place, words in instructions if begin <= place <= address]
-            if any("HMMA" in words for words in body):
-                longest = max(longest, len(body))
-    return longest
+            for name, found in lengths.items():
+                if any(name in words for words in body):
+                    found.append(len(body))
+    return min(lengths["HGMMA"], default=max(lengths["HMMA"]))
 
 
 def read_loops(library, cuobjdump, target):
@@ -112,22 +134,21 @@ def read_loops(library, cuobjdump, target):
     return {name: loop_length(instructions) for name, instructions in code.items()}
 
 
-def read_plans(program):
-    """{line: {bits: (warps, least and most KB of shared memory)}} for an H100, by the smallest and largest M."""
+def read_plans(lab):
+    """{line: {bits: (warps, least and most KB of shared memory)}} of decode on an H100, at the ends of M's range."""
     plans = collections.defaultdict(dict)
-    shapes = " ".join(f"--shape {rows * 16 * 132}x{k}" for rows in range(1, MOST_ROWS + 1) for k in LENGTHS)
+    sizes = [(16 * 132 * rows, k) for rows in range(1, MOST_ROWS + 1) for k in LENGTHS]
     for most, least in SMALLEST_M.items():
         shared = collections.defaultdict(list)
-        for m in (least, most):
-            words = f"bench --device cuda:99 --plan --json --m {m} --bits {','.join(map(str, BITS))} {shapes}"
-            output = subprocess.run([program, *words.split()], capture_output=True, text=True, check=True).stdout
-            for one in map(json.loads, output.splitlines()):
-                match = PLAN.match(one["plan"])
-                if not match:
-                    raise SystemExit(f"kernel_table.py: expected a plan of decode kernels, found '{one['plan']}'")
-                row_warps, k_warps, rows, depth, kilobytes = map(int, match.groups())
-                if row_warps == 1:  # as many row groups as its blocks have
-                    shared[Line(most, rows, depth), one["format"]["bits"], k_warps].append(kilobytes)
+        for m, bits, (n, k) in itertools.product((least, most), BITS, sizes):
+            words = f"plan family=1 group=64 m={m} bits={bits} n={n} k={k}"
+            plan = subprocess.run([lab, *words.split()], capture_output=True, text=True, check=True).stdout
+            match = PLAN.search(plan)
+            if not match:
+                raise SystemExit(f"kernel_table.py: expected a plan of decode kernels, found '{plan}'")
+            row_warps, k_warps, rows, depth, kilobytes = map(int, match.groups())
+            if row_warps == 1:  # as many row groups as its blocks have
+                shared[Line(most, rows, depth), bits, k_warps].append(kilobytes)
         for (line, bits, warps), found in shared.items():
             plans[line][bits] = warps, min(found), max(found)
     return plans
@@ -187,23 +208,62 @@ def make_table(kernels, plans, loops):
     return lines
 
 
+def read_tiles():
+    """kPrefillTiles of prefill/plan.hpp: what the tile numbers of prefill kernels stand for."""
+    header = pathlib.Path(__file__).resolve().parents[2] / "src/cuda/prefill/plan.hpp"
+    text = header.read_text(encoding="utf-8")
+    names = re.search(r"struct PrefillTile \{\s+int ([\w, ]+);", text)
+    table = re.search(r"kPrefillTiles\[\] = \{(.*?)\};", text, re.DOTALL)
+    if not names or not table:
+        raise SystemExit(f"kernel_table.py: expected PrefillTile and kPrefillTiles in {header}")
+    tiles = []
+    for row in re.findall(r"\{([\d, ]+)\}", table.group(1)):
+        # More numbers than names: behind the tile's shape follows what it costs.
+        tiles.append(dict(zip(names.group(1).split(", "), map(int, row.split(",")), strict=False)))
+    return [Tile(tile["row_warpgroups"], tile["depth"], tile["tokens"]) for tile in tiles]
+
+
+def make_prefill_table(kernels, loops):
+    lines = [
+        "| tile: rows x tokens | warps along rows x K | instructions a unit | with scale groups of 32 |",
+        "|---|---|---|---|",
+    ]
+    tiles = read_tiles()
+    cells = collections.defaultdict(dict)
+    for k in kernels:
+        if k["target"] == TARGETS[0] and k["dtype"] == "__half":
+            bits, number, groups = k["numbers"]
+            cells[tiles[number]][groups, bits] = f"{loops[k['name']] / 2:.0f}"  # the loop has two steps, of a unit each
+    for tile, found in sorted(cells.items(), key=lambda item: (item[0].tokens, item[0].row_warpgroups)):
+        counts = (" / ".join(found[groups, bits] for bits in BITS) for groups in (1, 2))
+        warps = f"{4 * tile.row_warpgroups} x {tile.depth}"
+        lines.append(f"| {64 * tile.row_warpgroups} x {tile.tokens} | {warps} | {' | '.join(counts)} |")
+    return lines
+
+
+def replaced(page, name, text):
+    begin, end = (f"<!-- {name} table: {word} -->" for word in ("begin", "end"))
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("build", type=pathlib.Path)
-    parser.add_argument("--write", type=pathlib.Path, help="make the table in this Markdown file anew")
+    parser.add_argument("--write", type=pathlib.Path, help="make the tables in this Markdown file anew")
     parser.add_argument("--cuobjdump", default=shutil.which("cuobjdump") or "/usr/local/cuda/bin/cuobjdump")
     options = parser.parse_args()
     library = options.build / "libflute.so"
     kernels = read_kernels(library, options.cuobjdump)
-    multiply = [k for k in kernels if k["family"] == "decode_kernel"]
-    summary = f"{len(multiply)} kernels, {library.stat().st_size / 1e6:.1f} MB of library."
+    decode, prefill = ([k for k in kernels if k["family"] == family] for family in ("decode_kernel", "prefill_kernel"))
+    count = len(decode) + sum(k["target"] == TARGETS[0] for k in prefill)
+    summary = f"{count} kernels, {library.stat().st_size / 1e6:.1f} MB of library."
     if options.write:
         loops = read_loops(library, options.cuobjdump, TARGETS[0])
-        text = "\n".join([*make_table(multiply, read_plans(options.build / "flute"), loops), "", summary])
-        page = options.write.read_text(encoding="utf-8")
-        before, rest = page.split(BEGIN)
-        after = rest.split(END)[1]
-        options.write.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        text = "\n".join([*make_table(decode, read_plans(options.build / "gpu_lab"), loops), "", summary])
+        page = replaced(options.write.read_text(encoding="utf-8"), "kernel", text)
+        page = replaced(page, "prefill kernel", "\n".join(make_prefill_table(prefill, loops)))
+        options.write.write_text(page, encoding="utf-8")
     print(summary)
     found = problems(kernels, library)
     print("\n".join(found), file=sys.stderr, end="\n" if found else "")

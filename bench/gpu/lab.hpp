@@ -9,6 +9,7 @@
 
 #include "cuda/device.hpp"
 #include "cuda/measure/cublas.hpp"
+#include "cuda/measure/graph.hpp"
 #include "cuda/measure/times.hpp"
 #include "cuda/multiply.hpp"
 #include "flute/dtype.hpp"
@@ -24,6 +25,8 @@ struct Case {
   int segments = 1;
   int rest = 40;  // milliseconds of idleness before it is timed
   bool dependent = true;
+  bool by_turns = false;   // with cuBLAS, not each alone
+  bool sustained = false;  // measured so as well
   std::string label;
 
   DType dtype() const { return format.bf16 ? DType::kBF16 : DType::kF16; }
@@ -78,6 +81,13 @@ class Stream {
 
 constexpr size_t kRotate = size_t{210} << 20;  // what launches rotate over: more than four times 50 MB of L2
 
+/// What is measured of a case: of a launch, or seconds of one.
+struct Measured {
+  Times ours, floor, dense;
+  double sustained = 0, sustained_dense = 0;
+  uint32_t clock = 0;  ///< the multiprocessors', MHz, right after the multiply
+};
+
 /// Memory full of random weights, and times of what runs on it.
 class Bench {
  public:
@@ -87,9 +97,7 @@ class Bench {
   Times floor(size_t bytes);
   /// cuBLAS in fp16; zero where it is not found.
   Times dense(int m, int n, int k);
-  Times ours(const Case& one);
-  /// The multiprocessors' clock at the moment, MHz.
-  uint32_t clock();
+  Measured measure(const Case& one);
   void once(const Case& one);
 
   /// A case's arguments with copy `copy` of its weights.
@@ -110,6 +118,12 @@ class Bench {
   uint32_t* sink() const { return sink_.data(); }
 
  private:
+  Graph graph(const Case& one);
+  Graph dense_graph(int m, int n, int k);
+  double sustained_dense(int m, int n, int k);
+  /// The multiprocessors' clock at the moment, MHz.
+  uint32_t clock();
+
   DeviceLimits limits_;
   Stream stream_;
   Array<uint8_t> pool_;
@@ -118,6 +132,7 @@ class Bench {
   Cublas cublas_;
   std::map<size_t, Times> floors_;
   std::map<std::string, Times> dense_times_;
+  std::map<std::string, double> sustained_dense_;
 };
 
 inline double microseconds(double seconds) { return 1e6 * seconds; }

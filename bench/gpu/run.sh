@@ -1,17 +1,29 @@
 #!/bin/sh
-# Checks, sanitizes, measures and profiles the decode kernels on this machine's GPU and writes one JSON.
-#   bench/gpu/run.sh OUT.json [quick|full] [LAB]     from the repository root; LAB is the program that README.md says how
-#                                                    to build. quick: under 4 minutes, full (as given without): under 9
-# Exit code 1 if an answer is wrong or a check does not finish; the rest is measured all the same. Where
+# Checks, measures, sanitizes and profiles the CUDA kernels on this machine's GPU and writes one JSON.
+#   bench/gpu/run.sh OUT.json [quick|full|matrix|checks|experiments] [LAB]
+# from the repository root; LAB is the program that README.md says how to build.
+#   quick        a few checks, decode's main cases and prefill's: under 4 minutes
+#   full         (as given without) checks, then all cases of both families: under 9
+#   matrix       a few checks, then every shape, number of tokens and format in fp16 and bf16: under 9
+#   checks       every check, every kernel under the sanitizers, profiles: no times
+#   experiments  plans that the library does not make, ways of reading memory
+# Exit code 1 if an answer is wrong, or a check or the times do not finish; the rest is measured all the same. Where
 # compute-sanitizer or ncu is not found, its part is left out.
 set -e
 command="$0 $*"
 out=$1 size=${2:-full} lab=${3:-build/gpu_lab} here=$(dirname "$0") work=$(mktemp -d)
 seed=$(date +%s)
 case $size in
-  quick) draws=200 sets="main plain_launch chain formats" ;;
-  full) draws=1000 sets="main group64 bf16 plain_launch chain formats tokens others steps rows readers mixed" ;;
-  *) echo "expected quick or full, found $size" >&2; exit 2 ;;
+  quick) draws=200 sets="main plain_launch chain formats prefill" ;;
+  full)
+    draws=400
+    sets="main prefill group64 bf16 plain_launch chain formats prefill_bf16 prefill_others prefill_tokens"
+    sets="$sets prefill_formats families tokens others"
+    ;;
+  matrix) draws=100 sets="matrix_fp16 matrix_bf16" ;;
+  checks) draws=1000 sets="" ;;
+  experiments) draws=100 sets="steps rows readers mixed" ;;
+  *) echo "expected quick, full, matrix, checks or experiments, found $size" >&2; exit 2 ;;
 esac
 step() { echo "$(date +%T) $*" >&2; }
 
@@ -25,8 +37,8 @@ check() {
   cat "$work/$name.json" "$work/$name.err" >&2
 }
 check check 120 check "$draws" "$seed"
-if [ "$size" = full ]; then
-  check check_shapes 90 shapes
+if [ "$size" = checks ]; then
+  check check_shapes 150 shapes
   check check_a6000_plans 60 check 100 "$seed" card=A6000
   # The kernels for cards before Hopper, which the driver compiles first.
   export CUDA_FORCE_PTX_JIT=1
@@ -35,7 +47,7 @@ if [ "$size" = full ]; then
 fi
 
 # All tools at once: what they cost is the host's time. A tool that takes longer is reported as not finished.
-if command -v compute-sanitizer > /dev/null; then
+if [ "$size" = checks ] && command -v compute-sanitizer > /dev/null; then
   step "sanitizers: every kernel"
   for tool in memcheck racecheck initcheck synccheck; do
     for part in 1/2 2/2; do
@@ -49,19 +61,23 @@ if command -v compute-sanitizer > /dev/null; then
   done
 fi
 
-step "times: $sets"
-# shellcheck disable=SC2086
-python3 "$here/cases.py" $sets > "$work/cases"
-"$lab" mma > "$work/mma.json"
-"$lab" time "$work/cases" > "$work/time.json"
+if [ -n "$sets" ]; then
+  step "times: $sets"
+  # shellcheck disable=SC2086
+  python3 "$here/cases.py" $sets > "$work/cases"
+  "$lab" mma > "$work/mma.json"
+  # What was measured until then is kept.
+  timeout 480 "$lab" time "$work/cases" > "$work/time.json" || { step "times: exit code $?"; status=1; }
+fi
 
-if command -v ncu > /dev/null; then
+if [ "$size" = checks ] && command -v ncu > /dev/null; then
   step "profiles"
   i=0
-  for case in "m=1 n=28672 k=4096 bits=4" "m=16 n=28672 k=4096 bits=4" "m=64 n=28672 k=4096 bits=4" "m=1 n=57344 k=8192 bits=2 group=64"; do
+  for case in "m=1 n=28672 k=4096 bits=4" "m=16 n=28672 k=4096 bits=4" "m=1 n=57344 k=8192 bits=2 group=64" \
+    "m=64 n=28672 k=4096 bits=4" "m=256 n=28672 k=4096 bits=4" "m=1024 n=28672 k=4096 bits=4"; do
     i=$((i + 1))
     # shellcheck disable=SC2086
-    timeout 60 ncu --clock-control none -k regex:decode -s 1 -c 1 --set full --page raw "$lab" once $case > "$work/profile_$i.txt" 2>&1 || true
+    timeout 60 ncu --clock-control none -k "regex:decode|prefill" -s 1 -c 1 --set full --page raw "$lab" once $case > "$work/profile_$i.txt" 2>&1 || true
     echo "case $case" >> "$work/profile_$i.txt"
   done
 fi

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <fstream>
 #include <thread>
+#include <tuple>
 
 #include "base/fail.hpp"
 #include "cuda/measure/graph.hpp"
@@ -18,10 +19,13 @@ constexpr size_t kPool = size_t{1100} << 20, kDensePool = size_t{2000} << 20, kP
 size_t to_pages(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
 /// Launches in a graph: so many that all copies are read, and that beginning and end do not count; with many tokens,
-/// where they do not and the cache does not matter, a few.
-int launches(size_t bytes, int m = 1) {
-  if (m >= 512) return 6;
-  return std::max(static_cast<int>(kRotate / bytes) + 1, bytes > (size_t{40} << 20) ? 20 : 40);
+/// where these do not and the cache does not matter, as many of them as take about 10 ms, or a few.
+int launches(size_t bytes, const Shape& shape = {}) {
+  constexpr double kFlops = 600e12, kEnough = 10e-3;
+  const int rotation = static_cast<int>(kRotate / bytes) + 1;
+  if (shape.m < 512) return std::max(rotation, bytes > (size_t{40} << 20) ? 20 : 40);
+  const double seconds = 2.0 * shape.m * shape.n * shape.k / kFlops;
+  return std::clamp(static_cast<int>(kEnough / seconds), 6, std::max(6, rotation));
 }
 
 }  // namespace
@@ -31,7 +35,7 @@ Bench::Bench(const DeviceLimits& limits)
       pool_(kPool),
       dense_(kDensePool / 2),
       scales_(size_t{64} << 20),
-      x_(size_t{120} << 20),
+      x_(size_t{160} << 20),
       y_(size_t{300} << 20),
       sink_(1),
       cublas_(stream_.get()) {
@@ -71,10 +75,7 @@ Times Bench::floor(size_t bytes) {
   return floors_[bytes] = best;
 }
 
-Times Bench::dense(int m, int n, int k) {
-  if (!cublas_.found()) return {};
-  const std::string key = fmt::format("{},{},{}", m, n, k);
-  if (dense_times_.count(key) != 0) return dense_times_[key];
+Graph Bench::dense_graph(int m, int n, int k) {
   const size_t count = static_cast<size_t>(n) * static_cast<size_t>(k);
   const size_t copies = std::min(dense_.count() / count, kRotate / 2 / count + 2);
   const auto launch_one = [&](int i) {
@@ -82,13 +83,32 @@ Times Bench::dense(int m, int n, int k) {
   };
   launch_one(0);  // what cuBLAS sets up in its first call is no part of a graph
   stream_.wait();
-  return dense_times_[key] = time_graph(stream(), launches(2 * count, m), launch_one);
+  return {stream(), launches(2 * count, {.m = m, .n = n, .k = k}), launch_one};
+}
+
+Times Bench::dense(int m, int n, int k) {
+  if (!cublas_.found()) return {};
+  const std::string key = fmt::format("{},{},{}", m, n, k);
+  if (dense_times_.count(key) != 0) return dense_times_[key];
+  const Graph graph = dense_graph(m, n, k);
+  return dense_times_[key] = time_by_turns({&graph}).front();
+}
+
+double Bench::sustained_dense(int m, int n, int k) {
+  if (!cublas_.found()) return 0;
+  const std::string key = fmt::format("{},{},{}", m, n, k);
+  if (sustained_dense_.count(key) != 0) return sustained_dense_[key];
+  return sustained_dense_[key] = dense_graph(m, n, k).sustained();
 }
 
 MultiplyArguments Bench::arguments(const Case& one, int copy) const {
   const size_t code_stride = to_pages(code_bytes(one)), scale_stride = to_pages(scale_bytes(one));
   const size_t copies =
       std::min({pool_bytes() / code_stride, scale_pool_bytes() / scale_stride, kRotate / code_stride + 2});
+  const auto elements = [&](int columns) { return static_cast<size_t>(one.shape.m) * static_cast<size_t>(columns); };
+  if (copies == 0 || elements(one.shape.k) > x_.count() || elements(one.shape.n) > y_.count()) {
+    fail(ErrorCode::kInternal, "too little memory for {}", describe(one, limits_));
+  }
   const size_t at = static_cast<size_t>(copy) % copies;
   MultiplyArguments arguments = make_arguments(one);
   arguments.codes = pool() + at * code_stride;
@@ -99,11 +119,30 @@ MultiplyArguments Bench::arguments(const Case& one, int copy) const {
   return arguments;
 }
 
-Times Bench::ours(const Case& one) {
+Graph Bench::graph(const Case& one) {
   const MultiplyPlan plan = plan_of(one, limits_);
   launch(plan, arguments(one), one, stream());  // loads the kernel, which a captured call could not
-  return time_graph(stream(), launches(code_bytes(one), one.shape.m),
-                    [&](int i) { launch(plan, arguments(one, i), one, stream()); });
+  return {stream(), launches(code_bytes(one), one.shape),
+          [&](int i) { launch(plan, arguments(one, i), one, stream()); }};
+}
+
+Measured Bench::measure(const Case& one) {
+  const auto [m, n, k] = std::tuple{one.shape.m, one.shape.n, one.shape.k};
+  Measured measured;
+  const Graph ours = graph(one);
+  if (one.by_turns && cublas_.found()) {
+    const Graph others = dense_graph(m, n, k);
+    const std::vector<Times> times = time_by_turns({&ours, &others});
+    measured.ours = times[0], measured.dense = times[1];
+    measured.clock = clock();
+  } else {
+    measured.ours = time_by_turns({&ours}).front();
+    measured.clock = clock();
+    measured.dense = dense(m, n, k);
+  }
+  measured.floor = floor(bytes(one));
+  if (one.sustained) measured.sustained = ours.sustained(), measured.sustained_dense = sustained_dense(m, n, k);
+  return measured;
 }
 
 uint32_t Bench::clock() {
@@ -130,23 +169,33 @@ namespace {
 
 std::string time_case(Bench& bench, const Case& one) {
   const MultiplyPlan chosen = plan_of(one, bench.limits());
-  const DecodePlan& plan = chosen.decode;
   if (!chosen.valid()) return "\"set\": \"no plan\"";
   // Random weights take so much power that the card lowers its clock after some 10 ms, and keeps it low for the cases
   // that follow. So each begins after a rest; with rest=0 the figures are those of a card that is always busy.
   std::this_thread::sleep_for(std::chrono::milliseconds(one.rest));
-  const Times ours = bench.ours(one);
-  const uint32_t clock = bench.clock();
-  const Times floor = bench.floor(Bench::bytes(one));
-  const Times dense = bench.dense(one.shape.m, one.shape.n, one.shape.k);
-  return fmt::format(
-      R"("set": "{}", "dtype": "{}", "bits": {}, "group": {}, "m": {}, "n": {}, "k": {}, "dependent": {}, )"
-      R"("segments": {}, "warps": {}, "rows": {}, "blocks": {}, "depth": {}, "plan": "{}", "us": {:.3f}, )"
-      R"("low_us": {:.3f}, "high_us": {:.3f}, "floor_us": {:.3f}, "cublas_us": {:.3f}, "bytes": {}, "mhz": {})",
-      one.label, dtype_name(one.dtype()), one.format.bits, one.format.group_size, one.shape.m, one.shape.n, one.shape.k,
-      one.dependent ? 1 : 0, one.segments, plan.warps(), plan.rows, plan.deal.blocks, plan.depth,
-      plan_text(one, bench.limits()), microseconds(ours.median), microseconds(ours.low), microseconds(ours.high),
-      microseconds(floor.median), microseconds(dense.median), Bench::bytes(one), clock);
+  const Measured measured = bench.measure(one);
+  const bool decode = chosen.family == Family::kDecode;
+  std::string text =
+      fmt::format(R"("set": "{}", "dtype": "{}", "bits": {}, "group": {}, "m": {}, "n": {}, "k": {}, "dependent": {}, )"
+                  R"("segments": {}, "family": "{}", )",
+                  one.label, dtype_name(one.dtype()), one.format.bits, one.format.group_size, one.shape.m, one.shape.n,
+                  one.shape.k, one.dependent ? 1 : 0, one.segments, decode ? "decode" : "prefill");
+  if (decode) {
+    const DecodePlan& plan = chosen.decode;
+    text += fmt::format(R"("warps": {}, "rows": {}, "blocks": {}, "depth": {}, )", plan.warps(), plan.rows,
+                        plan.deal.blocks, plan.depth);
+  }
+  text += fmt::format(
+      R"("plan": "{}", "us": {:.3f}, "low_us": {:.3f}, "high_us": {:.3f}, "floor_us": {:.3f}, "cublas_us": {:.3f}, )"
+      R"("by_turns": {}, "bytes": {}, "mhz": {})",
+      plan_text(one, bench.limits()), microseconds(measured.ours.median), microseconds(measured.ours.low),
+      microseconds(measured.ours.high), microseconds(measured.floor.median), microseconds(measured.dense.median),
+      one.by_turns ? 1 : 0, Bench::bytes(one), measured.clock);
+  if (one.sustained) {
+    text += fmt::format(R"(, "sustained_us": {:.3f}, "cublas_sustained_us": {:.3f})", microseconds(measured.sustained),
+                        microseconds(measured.sustained_dense));
+  }
+  return text;
 }
 
 }  // namespace

@@ -202,10 +202,10 @@ enum { FLUTE_NO_DEPENDENT_LAUNCH = 1 };
 
 /* Y = X * W^T (+ bias) on the matrix's device, for any m >= 0. Table and scale are rounded to `dtype`, sums are fp32
  * and rounded once. The same call gives the same bits, whatever the number of threads.
- * CUDA: x, y and bias lie in device or managed memory of the matrix's device; x is 16-byte aligned and ldx a multiple
- * of
- * 8. The call neither allocates nor synchronises and may be captured in a graph from the first one on; everything that
- * can be refused is, before anything is launched. */
+ * CUDA: x, y and bias lie in device or managed memory of the matrix's device. x must be 16-byte aligned and ldx a
+ * multiple of 8, for any m; y and bias only aligned to their elements. The call neither allocates nor synchronises and
+ * may be captured in a graph from the first one on; everything that can be refused is, with a message, before anything
+ * is launched. */
 flute_status flute_gemm(const flute_matrix* matrix, const flute_gemm_args* args);
 
 /* Bytes of workspace that flute_gemm needs for m tokens: a pure function; 0 on the CPU. */

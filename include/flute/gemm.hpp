@@ -64,7 +64,7 @@ class Matrix {
 };
 
 /// Y[m, n] = X[m, k] * W[n, k]^T (+ bias[n]). Row-major; leading dimensions in elements. CUDA: x, y and bias lie in
-/// device or managed memory of the matrix's device; x is 16-byte aligned and ldx a multiple of 8.
+/// memory of the matrix's device, or managed; x is 16-byte aligned and ldx a multiple of 8, y and bias as elements.
 struct GemmArgs {
   int64_t m = 0;               ///< tokens; 0 is a no-op
   const void* x = nullptr;     ///< [m, k], `dtype`

@@ -182,7 +182,7 @@ void add_bench(CLI::App& app, Command& chosen) {
   command->add_option("--shape", options->shapes, "Weights' shape, repeatable (default: Llama-3-8B's)")
       ->type_name("NxK");
   CLI::Option* const tokens =
-      command->add_option("--m", options->tokens, "Tokens, a list (default 1,16,512; cuda: 1,8,16,32,64)")
+      command->add_option("--m", options->tokens, "Tokens, a list (default 1,16,512; cuda: 1,8,16,32,64,256,1024)")
           ->delimiter(',')
           ->check(CLI::Range(1, 65536));
   command->add_option("--bits", options->bits, "Bits, a list (default 4,3,2)")->delimiter(',')->check(CLI::Range(2, 8));
@@ -205,7 +205,7 @@ void add_bench(CLI::App& app, Command& chosen) {
   command->callback([options, command, tokens, &chosen] {
     const bool cpu = parse_device(options->device) == Device{};
     if (tokens->empty())
-      options->tokens = cpu ? std::vector<int64_t>{1, 16, 512} : std::vector<int64_t>{1, 8, 16, 32, 64};
+      options->tokens = cpu ? std::vector<int64_t>{1, 16, 512} : std::vector<int64_t>{1, 8, 16, 32, 64, 256, 1024};
     if (!cpu && command->get_option("--dtype")->empty()) options->dtype = DType::kF16;
     chosen = [options, cpu] { return cpu ? run(*options) : bench_cuda(*options); };
   });

@@ -1,5 +1,4 @@
 // flute bench --device cuda
-#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -8,13 +7,13 @@
 #include "cli/terminal.hpp"
 #include "cuda/format.hpp"
 #include "cuda/measure/measure.hpp"
-#include "cuda/plan.hpp"
+#include "cuda/multiply_plan.hpp"
 #include "flute/error.hpp"
 
 namespace flute::cli {
 namespace {
 
-/// Plans of a matrix's multiplies; more tokens than one launch takes go in several.
+/// Plans of a matrix's multiplies.
 void show_plans(const BenchOptions& options, const cuda::DeviceLimits& limits) {
   for (const std::string& text : options.shapes) {
     const BenchShape shape = parse_shape(text);
@@ -28,16 +27,15 @@ void show_plans(const BenchOptions& options, const cuda::DeviceLimits& limits) {
       view.codebook = codebook;
       const cuda::Format format = cuda::supported_format({&view, 1}, options.dtype);
       for (const int64_t m : options.tokens) {
-        const auto tokens = static_cast<int>(std::min<int64_t>(m, cuda::kMaxDecodeTokens));
-        const cuda::DecodePlan plan =
-            cuda::make_decode_plan({tokens, static_cast<int>(shape.n), static_cast<int>(shape.k)}, format, limits);
+        const cuda::Shape sizes{
+            .m = static_cast<int>(m), .n = static_cast<int>(shape.n), .k = static_cast<int>(shape.k)};
+        const std::string plan = to_string(cuda::make_multiply_plan(sizes, format, limits));
         if (options.json) {
           nlohmann::ordered_json json = bench_line(options, shape, m, bits);
-          json["plan"] = to_string(plan);
+          json["plan"] = plan;
           print_json(json, JsonStyle::kOneLine);
         } else {
-          print("{:>6} x {:<6} {} bits  m {:<5} {}{}\n", shape.n, shape.k, bits, m, to_string(plan),
-                m > tokens ? fmt::format(", for {} tokens at a time", tokens) : "");
+          print("{:>6} x {:<6} {} bits  m {:<5} {}\n", shape.n, shape.k, bits, m, plan);
         }
       }
     }

@@ -45,8 +45,7 @@ Multiply::Multiply(const MultiplyPlan& given, const Format& format) : plan(given
     kernel = found(find_decode_kernel(plan.decode, format), to_string(plan));
     if (plan.rest.valid) rest_kernel = found(find_decode_kernel(plan.rest, format), to_string(plan.rest));
   } else {
-    kernel = found(plan.prefill.valid ? find_prefill_kernel(plan.prefill.tile, format) : nullptr,
-                   to_string(plan));
+    kernel = found(plan.prefill.valid ? find_prefill_kernel(plan.prefill.tile, format) : nullptr, to_string(plan));
   }
 }
 

@@ -1,13 +1,19 @@
 #include "cuda/multiply_plan.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace flute::cuda {
 
 namespace {
 
-// Up to here decode is faster (docs/kernel-notes.md).
-constexpr int kMostTokensDecoded = 32;
+// Whether prefill is the faster of the two, as an H100 was seen to have it (docs/kernel-notes.md): more tokens pay for
+// its beginning and end the sooner, the more weights there are.
+bool suits_prefill(const Shape& shape) {
+  const int64_t weights = static_cast<int64_t>(shape.n) * shape.k;
+  return shape.m > 64 || (shape.m > 32 && weights >= 700'000) || (shape.m > 16 && weights >= 14'000'000);
+}
 
 }  // namespace
 
@@ -21,6 +27,7 @@ MultiplyPlan make_multiply_plan(Family family, const Shape& shape, const Format&
   }
   Shape part = shape;
   part.m = std::min(shape.m, kMaxDecodeTokens);
+  plan.launches = (std::max(shape.m, 1) + kMaxDecodeTokens - 1) / kMaxDecodeTokens;
   plan.decode = make_decode_plan(part, format, device, wish);
   plan.rest_tokens = shape.m % kMaxDecodeTokens;
   if (shape.m > kMaxDecodeTokens && plan.rest_tokens > 0) {
@@ -32,12 +39,16 @@ MultiplyPlan make_multiply_plan(Family family, const Shape& shape, const Format&
 
 MultiplyPlan make_multiply_plan(const Shape& shape, const Format& format, const DeviceLimits& device,
                                 const PlanWish& wish) {
-  const bool many = shape.m > kMostTokensDecoded && device.wgmma;
+  const bool many = device.wgmma && suits_prefill(shape);
   return make_multiply_plan(many ? Family::kPrefill : Family::kDecode, shape, format, device, wish);
 }
 
 std::string to_string(const MultiplyPlan& plan) {
-  return plan.family == Family::kPrefill ? to_string(plan.prefill) : to_string(plan.decode);
+  if (plan.family == Family::kPrefill) return to_string(plan.prefill);
+  std::string text = to_string(plan.decode);
+  if (plan.launches > 1) text += fmt::format(", {} tokens at a time", kMaxDecodeTokens);
+  if (plan.rest.valid) text += fmt::format("; the last {}: {}", plan.rest_tokens, to_string(plan.rest));
+  return text;
 }
 
 }  // namespace flute::cuda

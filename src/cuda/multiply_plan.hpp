@@ -11,6 +11,7 @@ enum class Family { kDecode, kPrefill };
 // Where there is no wgmma, more tokens than one decode launch takes go in several: kMaxDecodeTokens each, and the rest.
 struct MultiplyPlan {
   Family family = Family::kDecode;
+  int launches = 1;
   DecodePlan decode, rest;
   int rest_tokens = 0;
   PrefillPlan prefill;

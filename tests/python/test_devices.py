@@ -23,7 +23,9 @@ def test_plans_need_no_device(flute):
     lines = [json.loads(line) for line in output.splitlines()]
     assert len(lines) == 2 * 3 * 3
     assert [line["shape"]["m"] for line in lines[:3]] == [1, 64, 1000]
-    assert all(line["plan"] for line in lines)
+    # Without a device the plans are an H100's, which has kernels of its own for many tokens.
+    families = {1: "decode: ", 64: "prefill: ", 1000: "prefill: "}
+    assert all(line["plan"].startswith(families[line["shape"]["m"]]) for line in lines)
 
 
 def test_plans_of_formats_without_kernels_are_refused(flute):

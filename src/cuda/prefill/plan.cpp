@@ -9,19 +9,19 @@ namespace {
 
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// Nanoseconds that a plan takes beyond what all take. A step is bound by its instructions (as measured), by the
-// memory's 3 bytes a picosecond or by what L2 delivers.
-double nanoseconds(const PrefillPlan& plan, const Format& format) {
+// Nanoseconds that a plan takes beyond what all take. The figures of an end are what an H100 was seen to take
+// (docs/kernel-notes.md).
+double nanoseconds(const PrefillPlan& plan) {
   const PrefillTile& tile = plan.shape();
-  const double code_bytes = plan.deal.longest * unit_bytes(format.bits), x_bytes = tile.tokens * 128;
-  const int blocks = plan.clusters * plan.split, busy = std::min(plan.tiles() * plan.split, blocks);
-  const double memory = plan.token_tiles > 1 ? 0 : busy * code_bytes / 2900;
-  const double step = std::max({1.0 * tile.nanoseconds, memory, busy * (code_bytes + x_bytes) / 8000});
   const double sums = tile.row_groups() * tile.tokens / 2048.0;
-  const auto end = [&](int parts) { return parts == 1 ? 700 * sums : 2000 + 1200 * sums; };
-  const int rest = plan.tiles() - plan.whole_tiles;
-  return plan.whole_tiles / blocks * (plan.units * step + end(tile.depth)) +
-         ceil_div(rest, plan.clusters) * (ceil_div(plan.units, plan.split) * step + end(plan.split * tile.depth));
+  const double turns = tile.depth > 1 ? 1800 * sums : 0;  // of a block, which add up
+  const auto end = [&](int split) {
+    const double sent = split > 1 ? 250 * split + 4000 * sums * (split - 1) / split : 0;
+    return turns + sent + 2000 * sums / split;
+  };
+  const int blocks = plan.clusters * plan.split, rest = plan.tiles() - plan.whole_tiles;
+  return plan.whole_tiles / blocks * (1.0 * plan.units * tile.nanoseconds + end(1)) +
+         ceil_div(rest, plan.clusters) * (1.0 * ceil_div(plan.units, plan.split) * tile.nanoseconds + end(plan.split));
 }
 
 // Places everything in shared memory; returns whether it suffices.
@@ -31,8 +31,10 @@ bool place(PrefillPlan& plan, const Format& format, const DeviceLimits& device) 
   const int table = kTableAddress + prefill_table_bytes(format.bits);
   plan.stage_bytes = prefill_stage_bytes(format.bits, tile, groups_of_unit(format.group_size));
   plan.stages = std::min(kMostPrefillStages, (device.shared_per_block - table) / plan.stage_bytes);
-  const int parts = plan.split * tile.depth, slots = ceil_div(tile.tokens / 16, parts);
-  const int sums = tile.depth * (parts - 1) * tile.row_groups() * slots * 1024;  // that others send
+  // Sums that others send: of the block's other turn, of the cluster's other blocks.
+  const int turns = (tile.depth - 1) * tile.tokens / 32;
+  const int blocks = (plan.split - 1) * ceil_div(tile.tokens / 16 / tile.depth, plan.split);
+  const int sums = 4 * tile.warpgroups() * std::max(turns, blocks) * 1024;
   plan.shared_bytes = table + std::max(plan.stages * plan.stage_bytes, sums);
   return plan.stages >= std::max(kLeastStages, tile.depth) && plan.shared_bytes <= device.shared_per_block;
 }
@@ -65,7 +67,7 @@ PrefillPlan make_prefill_plan(const Shape& shape, const Format& format, const De
         plan.whole_tiles = split > 1 ? plan.tiles() / (room * split) * room * split : 0;
         plan.clusters = plan.whole_tiles > 0 ? room : std::min(plan.tiles(), room);
         plan.valid = place(plan, format, device);
-        const double cost = nanoseconds(plan, format);
+        const double cost = nanoseconds(plan);
         if (plan.valid && (!best.valid || cost < least)) best = plan, least = cost;
       }
     }

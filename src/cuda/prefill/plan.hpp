@@ -31,8 +31,8 @@ struct PrefillTile {
 
 // Four warpgroups hide the latency of decoding; the sums of 256 tokens leave registers for two.
 constexpr PrefillTile kPrefillTiles[] = {
-    {4, 1, 32, 400}, {3, 1, 32, 300},  {2, 2, 32, 210},  {4, 1, 64, 470},  {3, 1, 64, 370},
-    {2, 2, 64, 250}, {4, 1, 128, 720}, {3, 1, 128, 540}, {2, 2, 128, 410}, {2, 1, 256, 640},
+    {4, 1, 32, 360}, {3, 1, 32, 300},  {2, 2, 32, 200},  {4, 1, 64, 470},  {3, 1, 64, 360},
+    {2, 2, 64, 245}, {4, 1, 128, 740}, {3, 1, 128, 560}, {2, 2, 128, 370}, {2, 1, 256, 665},
 };
 constexpr int kPrefillTileCount = static_cast<int>(std::size(kPrefillTiles));
 

@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
   constexpr int kCodesAt = codes_in_stage(kTokens), kScalesAt = scales_in_stage(kBits, kShape);
   constexpr int kStageBytes = prefill_stage_bytes(kBits, kShape, kGroups);
   constexpr int kBuffers = kShape.fragment_buffers();
-  constexpr int kAll = 0, kMultiplying = 1, kFetching = 2, kSumsRead = 3;  // named barriers
+  constexpr int kMultiplying = 1, kSumsRead = 2;  // named barriers
   const PrefillPlan& plan = args.plan;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   // In a cluster, addresses of a block's own shared memory carry its rank in their high bits.
@@ -102,7 +102,9 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
       row_tile = index / plan.token_tiles, token = (index - row_tile * plan.token_tiles) * kTokens;
     if (plan.deal.segments > 1) {
 #pragma unroll 1
-      while (row_tile >= plan.deal.share[segment].blocks) row_tile -= plan.deal.share[segment++].blocks;
+      while (segment + 1 < plan.deal.segments && row_tile >= plan.deal.share[segment].blocks) {
+        row_tile -= plan.deal.share[segment++].blocks;
+      }
     }
     const RowShare& share = plan.deal.share[segment];
     return Tile{segment, share.first + share_begin(share.each, share.longer, row_tile),
@@ -113,34 +115,34 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
   const auto codebook_value = [&](int segment) {
     return ptx::load_global_2(static_cast<const uint16_t*>(args.codebooks) + (segment << kBits) + lane % (1 << kBits));
   };
-  int built = first_tile < tiles ? tile_at(first_tile).segment : 0;  // the segment whose table is there
-  uint32_t value = codebook_value(built);
+  Tile tile = tile_at(first_tile);
+  Units units = units_of(first_tile);
+  const auto advance = [&](int& index) {
+    index = next_tile(index);
+    tile = tile_at(index), units = units_of(index);
+  };
+  uint32_t value = codebook_value(tile.segment);
   __syncwarp();  // keeps the load here
+  for (int i = warp; i < max(stages, kWarps); i += kWarps + 4) {
+    if (lane == 0 && i < stages) {
+      ptx::mbarrier_init(full + i * kTableStride, kFetchingWarps);
+      ptx::mbarrier_init(empty + i * kTableStride, kRowWarps);
+    }
+    if (lane == 0 && split > 1 && i < kWarps) ptx::mbarrier_init(sums_of_warp(i), 1);
+  }
+  if (lane == 0) ptx::fence_mbarrier_init();
+  __syncthreads();
 
-  // Until the first copies are asked for nothing is done that they need not.
   if (warp >= kWarps) {
     ptx::give_registers<kShape.other_registers()>();  // to those who multiply
-    if (warp == kWarps && lane == 0) {
-      for (int i = 0; i < stages; ++i) {
-        ptx::mbarrier_init(full + i * kTableStride, kFetchingWarps);
-        ptx::mbarrier_init(empty + i * kTableStride, kRowWarps);
-      }
-      for (int i = 0; i < kWarps; ++i) ptx::mbarrier_init(sums_of_warp(i), 1);
-      ptx::fence_mbarrier_init();
-    }
-    ptx::named_barrier(kFetching, 128);
-    ptx::named_barrier_arrive(kAll, kShape.threads());
-    // A warp each fetches activations, codes and scales: to issue a copy takes 50 ns.
     const int part = warp - kWarps;
+    // A warp each fetches activations, codes and scales: to issue a copy takes 50 ns.
     int stage = 0;
-    uint32_t parity = 1;  // passes in the first round
-    if (part == 0 && lane == 0) ptx::prefetch_tensor_map(&x_map);
+    uint32_t parity = 1;                               // passes in the first round
     bool waited = !args.dependent_launch || part > 0;  // weights do not depend on the kernel before
 #pragma unroll 1
-    for (int index = first_tile; index < tiles; index = next_tile(index)) {
+    for (int index = first_tile; index < tiles; advance(index)) {
       if (part < kFetchingWarps && lane == 0) {
-        const Tile tile = tile_at(index);
-        const Units units = units_of(index);
         const uint32_t scale_bytes = tile.rows * kScaleBytes;
         const uint32_t bytes = part == 0 ? kCodesAt : part == 1 ? tile.rows * kUnitBytes : kGroups * scale_bytes;
         const auto line = [&](int number) { return static_cast<int64_t>(number) * plan.row_groups + tile.row; };
@@ -184,21 +186,20 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
   const uint32_t my_codes = ptx::opaque(ring + kCodesAt + row_warp * kUnitBytes + lane * (kBits == 4 ? 16 : 8));
   const uint32_t my_scales = ptx::opaque(ring + kScalesAt + row_warp * kScaleBytes + lane / 4 * 4);
   const uint32_t ring_in_matrices = ptx::opaque((ring - own) / 16);
-  Table<kBits> table;
-  table.build(value, plan.table_rounds, warp, kWarps, static_cast<int>(lane), own);
-  ptx::named_barrier(kAll, kShape.threads());
   ptx::take_registers<kShape.registers()>();
+  Table<kBits> table;
+  int built = -1;  // the segment whose table is there
   uint32_t sums_parity = 0;
 
 #pragma unroll 1
-  for (int index = first_tile; index < tiles; index = next_tile(index)) {
-    const Tile tile = tile_at(index);
-    const Units units = units_of(index);
+  for (int index = first_tile; index < tiles; advance(index)) {
     float4 sums[kTiles];
     if (tile.segment != built) {
-      multiplying_barrier();  // everybody is done with the table that is there
+      if (built >= 0) {
+        multiplying_barrier();  // everybody is done with the table that is there
+        value = codebook_value(tile.segment);
+      }
       built = tile.segment;
-      value = codebook_value(built);
       table.build(value, plan.table_rounds, warp, kWarps, static_cast<int>(lane), own);
       multiplying_barrier();
     }
@@ -298,40 +299,60 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
       }
       __syncwarp();
     };
+    // Where several have sums of an output, each 16 tokens are one's own by turns, and the others give it theirs,
+    // through where its stages were: first the turns of a block, then the blocks of a cluster.
     const bool present = row_warp < tile.rows;
-    const bool shared = kDepth > 1 || (split > 1 && index >= whole);
-    const int parts = index < whole ? kDepth : split * kDepth;
-    const int part = index < whole ? turn : rank * kDepth + turn;
-    // Where sums are shared out, every 16 tokens are a part's own by turns. The others send theirs to where its stages
-    // were: [turn][sender][row warp][16 tokens][2]. A barrier of the receiving warp counts the bytes.
-    const int slots = (kTiles / 2 + parts - 1) / parts;
-    const uint32_t sender_bytes = kRowWarps * slots * 1024;
-    const uint32_t my_sums = ring + row_warp * slots * 1024 + lane * 16;
+    const auto in_range = [&](int i) { return present && tile.token + 8 * i < args.m; };
+    const auto add = [&](int i, uint32_t from) {
+      sums[i] = sum_of(sums[i], ptx::load_shared_floats(from));
+      sums[i + 1] = sum_of(sums[i + 1], ptx::load_shared_floats(from + 512));
+    };
+    if constexpr (kDepth > 1) {
+      static_assert(kDepth == 2);
+      constexpr int kBytes = kTiles / 4 * 1024;  // from a warp to its counterpart
+      const auto at = [&](int of_turn) { return ring + (of_turn * kRowWarps + row_warp) * kBytes + lane * 16; };
+      multiplying_barrier();  // nobody reads a stage any more
+#pragma unroll
+      for (int i = 0; i < kTiles; i += 2) {
+        if (i / 2 % 2 != turn && in_range(i)) {
+          ptx::store_shared_floats(at(turn) + i / 4 * 1024, sums[i]);
+          ptx::store_shared_floats(at(turn) + i / 4 * 1024 + 512, sums[i + 1]);
+        }
+      }
+      multiplying_barrier();
+#pragma unroll
+      for (int i = 0; i < kTiles; i += 2) {
+        if (i / 2 % 2 == turn && in_range(i)) add(i, at(1 - turn) + i / 4 * 1024);
+      }
+    }
+    const int parts = index < whole ? 1 : split;
+    const int slots = (kTiles / 2 / kDepth + parts - 1) / parts;  // 16 tokens that a warp has for its own
+    const uint32_t my_sums = ring + warp * slots * 1024 + lane * 16;
     const auto for_each_slot = [&](auto&& act) {
       int owner = 0, slot = 0;
 #pragma unroll
-      for (int i = 0; i < kTiles; i += 2) {
-        if (present && tile.token + 8 * i < args.m) act(i, owner, slot);
+      for (int j = 0; j < kTiles / 2 / kDepth; ++j) {
+        if constexpr (kDepth == 1) {
+          if (in_range(2 * j)) act(2 * j, owner, slot);
+        } else {
+          if (turn == 0 && in_range(4 * j)) act(4 * j, owner, slot);
+          if (turn == 1 && in_range(4 * j + 2)) act(4 * j + 2, owner, slot);
+        }
         if (++owner == parts) owner = 0, ++slot;
       }
     };
-    if (shared) {
-      // Nobody in the cluster, or the block, reads a stage any more.
-      if (parts > kDepth) {
-        ptx::cluster_barrier();
-      } else {
-        multiplying_barrier();
-      }
+    if (parts > 1) {
+      ptx::cluster_barrier();  // nobody in the cluster reads a stage any more
+      // The network between multiprocessors moves about 14 bytes a clock; a barrier counts what it brings.
       uint32_t bytes = 0;
       for_each_slot([&](int i, int owner, int slot) {
-        if (owner == part) {
+        if (owner == rank) {
           bytes += (parts - 1) * 1024;
           return;
         }
-        const int box = owner % kDepth * (parts - 1) + part - (part > owner);
-        const uint32_t to_rank = parts > kDepth ? owner / kDepth : rank;
-        const uint32_t to = ptx::map_to_rank(my_sums + box * sender_bytes + slot * 1024, to_rank);
-        const uint32_t barrier = ptx::map_to_rank(sums_of_warp(owner % kDepth * kRowWarps + row_warp), to_rank);
+        const int sender = rank - (rank > owner);
+        const uint32_t to = ptx::map_to_rank(my_sums + (sender * kWarps * slots + slot) * 1024, owner);
+        const uint32_t barrier = ptx::map_to_rank(sums_of_warp(warp), owner);
         ptx::send(to, sums[i], barrier);
         ptx::send(to + 512, sums[i + 1], barrier);
       });
@@ -340,16 +361,14 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
       sums_parity ^= 1;
     }
     for_each_slot([&](int i, int owner, int slot) {
-      if (owner != part) return;
-      uint32_t at = my_sums + turn * (parts - 1) * sender_bytes + slot * 1024;
+      if (parts > 1) {
+        if (owner != rank) return;
 #pragma unroll 1
-      for (int sender = 1; sender < parts; ++sender, at += sender_bytes) {
-        sums[i] = sum_of(sums[i], ptx::load_shared_floats(at));
-        sums[i + 1] = sum_of(sums[i + 1], ptx::load_shared_floats(at + 512));
+        for (int sender = 0; sender < parts - 1; ++sender) add(i, my_sums + (sender * kWarps * slots + slot) * 1024);
       }
       store(tile.token + 8 * i, sums[i], sums[i + 1]);
     });
-    if (shared) {
+    if (kDepth > 1 || parts > 1) {
       ptx::fence_proxy_async();  // the copy engine writes there next
       ptx::named_barrier_arrive(kSumsRead, kShape.threads());
     }

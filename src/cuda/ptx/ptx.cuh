@@ -91,6 +91,11 @@ __device__ inline void store_shared_4(uint32_t address, uint4 v) {
                : "memory");
 }
 
+__device__ inline void store_shared_floats(uint32_t address, float4 v) {
+  store_shared_4(address,
+                 make_uint4(__float_as_uint(v.x), __float_as_uint(v.y), __float_as_uint(v.z), __float_as_uint(v.w)));
+}
+
 // Four 8 x 8 matrices of 16-bit values: lane l gives the address of row l % 8 of matrix l / 8.
 __device__ inline uint4 load_matrices(uint32_t address) {
   uint4 v;

@@ -1,89 +1,13 @@
 #include <algorithm>
-#include <memory>
 
 #include "base/seed.hpp"
-#include "cuda/device/device_test.hpp"
-#include "cuda/device/work.hpp"
-#include "cuda/measure/reference.hpp"
-#include "cuda/random_matrix.hpp"
+#include "cuda/device/gemm_case.hpp"
 #include "shapes.hpp"
 
 namespace flute {
 namespace {
 
 class CudaGemm : public OnDevice {};
-
-constexpr int64_t kGuard = 4096;  // elements before and behind y
-
-/// A matrix on the device, its weights as the format defines them, and activations with their products in float64.
-struct Case {
-  Case(std::mt19937_64& random, const Draw& given, int64_t tokens, int64_t pad_x, bool with_bias)
-      : draw(given), m(tokens), ldx(draw.k + pad_x) {
-    const std::vector<PackedMatrix> segments = random_segments(random, draw);
-    matrix = std::make_unique<Matrix>(Matrix::from_packed(kCudaDevice, views_of(segments), {.dtype = draw.dtype}));
-    std::vector<std::byte> dense(static_cast<size_t>(draw.n() * draw.k) * 2);
-    int64_t row = 0;
-    for (const PackedMatrix& segment : segments) {
-      dequantize_rows(segment.view(), 0, segment.n, draw.dtype, dense.data() + row * draw.k * 2);
-      row += segment.n;
-    }
-    weights = std::make_unique<DeviceMemory>(dense.data(), dense.size());
-    // Between the rows of x and behind the last lies NaN.
-    x = std::make_unique<DeviceMemory>(static_cast<size_t>(m * ldx) * 2 + 4096);
-    for (int64_t token = 0; token < (pad_x == 0 ? 1 : m); ++token) {
-      fill_uniform(x->data() + token * ldx * 2, draw.dtype, pad_x == 0 ? m * draw.k : draw.k, random());
-    }
-    if (with_bias) {
-      bias = std::make_unique<DeviceMemory>(static_cast<size_t>(draw.n()) * 2);
-      fill_uniform(bias->data(), draw.dtype, draw.n(), random());
-    }
-    expected = std::make_unique<DeviceMemory>(static_cast<size_t>(m * draw.n()) * 8);
-    squares = std::make_unique<DeviceMemory>(static_cast<size_t>(m * draw.n()) * 8);
-    cuda::reference_multiply(weights->data(), x->data(), ldx, bias ? bias->data() : nullptr, expected_y(),
-                             reinterpret_cast<double*>(squares->data()), m, draw.n(), draw.k, draw.dtype);
-    succeed(cudaDeviceSynchronize());
-  }
-
-  double* expected_y() const { return reinterpret_cast<double*>(expected->data()); }
-
-  /// Multiplies the first `tokens` into a guarded buffer of NaN.
-  cuda::Comparison run(int64_t tokens, int64_t pad_y, bool dependent_launch = true) const {
-    const int64_t ldy = draw.n() + pad_y;
-    const DeviceMemory y(static_cast<size_t>(2 * kGuard + tokens * ldy) * 2);
-    const size_t bytes = gemm_workspace_bytes(*matrix, tokens, draw.dtype);
-    const DeviceMemory workspace(bytes);
-    workspace_init(kCudaDevice, workspace.data(), bytes);
-    GemmArgs args;
-    args.m = tokens;
-    args.x = x->data();
-    args.ldx = ldx;
-    args.y = y.data() + kGuard * 2;
-    args.ldy = ldy;
-    args.bias = bias ? bias->data() : nullptr;
-    args.dtype = draw.dtype;
-    Execution execution;
-    execution.workspace = workspace.data();
-    execution.workspace_bytes = bytes;
-    execution.dependent_launch = dependent_launch;
-    gemm(*matrix, args, execution);
-    return cuda::compare(y.data(), kGuard, ldy, expected_y(), reinterpret_cast<double*>(squares->data()), tokens,
-                         draw.n(), draw.dtype);
-  }
-
-  void expect(int64_t tokens, int64_t pad_y, bool dependent_launch = true) const {
-    const cuda::Comparison result = run(tokens, pad_y, dependent_launch);
-    const std::string text = draw.text() + ", m " + std::to_string(tokens) + ", ldx " + std::to_string(ldx) +
-                             ", pad of y " + std::to_string(pad_y) + (bias ? ", bias" : "");
-    EXPECT_EQ(result.outside, 0u) << "wrote beside y: " << text;
-    EXPECT_EQ(result.not_finite, 0u) << "not written, or read beside x: " << text;
-    EXPECT_LE(result.error(), cuda::promised_error(draw.dtype, draw.n())) << text;
-  }
-
-  Draw draw;
-  int64_t m, ldx;
-  std::unique_ptr<Matrix> matrix;
-  std::unique_ptr<DeviceMemory> weights, x, bias, expected, squares;
-};
 
 // Shapes that fit no tile, at every number of tokens that the benchmarks use.
 TEST_F(CudaGemm, AwkwardShapesAgreeWithFloat64) {
@@ -99,9 +23,9 @@ TEST_F(CudaGemm, AwkwardShapesAgreeWithFloat64) {
         draw.bits = bits;
         draw.group_size = kGroups[count++ % 5];
         draw.dtype = draw.scale_dtype = dtype;
-        const Case one(random, draw, n > 10000 ? 257 : 4096, 0, false);
+        const GemmCase one(random, draw, n > 10000 ? 257 : 4096);
         for (const int64_t m : kTokenCounts) {
-          if (m <= one.m) one.expect(m, 0);
+          if (m <= one.m) one.expect(m);
         }
         if (HasFailure()) return;  // one shape's worth of messages is enough
       }
@@ -126,9 +50,9 @@ TEST_F(CudaGemm, RandomDrawsAgreeWithFloat64AndStayInTheirBuffers) {
     draw.rows.push_back(random_between(random, 1, 2000));
     const int64_t m = random_between(random, 1, random_between(random, 1, 150));
     const int64_t pad_x = 8 * random_between(random, 0, 1) * random_between(random, 1, 9);
-    const int64_t pad_y = random_between(random, 0, 1) * random_between(random, 1, 40);
-    const Case one(random, draw, m, pad_x, random_between(random, 0, 1) == 0);
-    one.expect(m, pad_y, random_between(random, 0, 1) == 0);
+    const GemmCase one(random, draw, m, {.pad_x = pad_x, .bias = random_between(random, 0, 1) == 0});
+    one.expect(m, {.pad_y = random_between(random, 0, 1) * random_between(random, 1, 40),
+                   .dependent_launch = random_between(random, 0, 1) == 0});
     if (HasFailure()) return;
   }
 }
@@ -142,8 +66,8 @@ TEST_F(CudaGemm, EveryNumberOfTokens) {
     draw.k = 1024;
     draw.bits = bits;
     draw.group_size = bits == 3 ? 32 : 128;
-    const Case one(random, draw, 70, 0, true);
-    for (int64_t m = 1; m <= one.m; ++m) one.expect(m, 3);
+    const GemmCase one(random, draw, 70, {.bias = true});
+    for (int64_t m = 1; m <= one.m; ++m) one.expect(m, {.pad_y = 3});
     if (HasFailure()) return;
   }
 }
@@ -163,15 +87,12 @@ TEST_F(CudaGemm, IdentityActivationsReturnTheDequantizedMatrix) {
         const std::vector<PackedMatrix> segments = random_segments(random, draw);
         const Matrix matrix = Matrix::from_packed(kCudaDevice, views_of(segments), {.dtype = dtype});
         const int64_t n = draw.n(), k = draw.k;
-        std::vector<std::byte> dense(static_cast<size_t>(n * k) * 2), identity(static_cast<size_t>(k * k) * 2);
-        int64_t row = 0;
-        for (const PackedMatrix& segment : segments) {
-          dequantize_rows(segment.view(), 0, segment.n, dtype, dense.data() + row * k * 2);
-          row += segment.n;
-        }
+        const std::vector<std::byte> dense = dense_weights(segments, dtype);
+        std::vector<std::byte> identity(static_cast<size_t>(k * k) * 2);
         for (int64_t i = 0; i < k; ++i) store_from_f32(identity.data(), dtype, static_cast<size_t>(i * k + i), 1.0f);
         const DeviceMemory x(identity.data(), identity.size());
-        for (const int64_t step : {int64_t{1}, int64_t{8}, int64_t{13}, int64_t{16}, int64_t{32}, int64_t{64}, k}) {
+        for (const int64_t step : {int64_t{1}, int64_t{8}, int64_t{13}, int64_t{16}, int64_t{32}, int64_t{33},
+                                   int64_t{64}, int64_t{200}, k}) {
           if (step == 1 && k > 256) continue;
           const DeviceMemory y(static_cast<size_t>(k * n) * 2);
           for (int64_t begin = 0; begin < k; begin += step) {

@@ -40,7 +40,7 @@ TEST_F(CudaStreams, TheFirstCallOfAMatrixMayBeCaptured) {
   auto random = fresh_random();
   const Stream stream;
   for (const int bits : {4, 3, 2}) {
-    for (const int64_t m : {1, 9, 17, 33, 200}) {
+    for (const int64_t m : {1, 9, 17, 33, 200, 512}) {
       const DeviceMemory x(x_bytes(m)), y(y_bytes(m)), plain(y_bytes(m));
       fill_uniform(x.data(), DType::kF16, m * kK, random());
       succeed(cudaDeviceSynchronize());
@@ -72,7 +72,7 @@ TEST_F(CudaStreams, TheSameCallGivesTheSameBits) {
   const Stream stream, other;
   for (const int bits : {4, 3, 2}) {
     const Matrix matrix = make_matrix(random, bits), load = make_matrix(random, 4);
-    for (const int64_t m : {1, 8, 16, 24, 32, 40, 64}) {
+    for (const int64_t m : {1, 8, 16, 24, 32, 40, 64, 128, 257, 600}) {
       const DeviceMemory x(x_bytes(m)), y(y_bytes(m)), noise(y_bytes(m));
       fill_uniform(x.data(), DType::kF16, m * kK, random());
       succeed(cudaDeviceSynchronize());
@@ -100,7 +100,7 @@ TEST_F(CudaStreams, DependentLaunchKeepsTheOrderOfMemory) {
   const Stream stream;
   const Matrix first = make_matrix(random, 4), second = make_matrix(random, 3);
   static_assert(kN == kK);
-  for (const int64_t m : {1, 8, 30, 64}) {
+  for (const int64_t m : {1, 8, 30, 64, 130, 600}) {
     const DeviceMemory source(x_bytes(m)), x(x_bytes(m)), middle(y_bytes(m)), y(y_bytes(m)), copy(y_bytes(m));
     const DeviceMemory nan(y_bytes(m));
     fill_uniform(source.data(), DType::kF16, m * kK, random());
