@@ -56,6 +56,8 @@ std::string wrong_in_memory(const PrefillPlan& plan, const PlanCase& one) {
   if (plan.stage_bytes != prefill_stage_bytes(bits, tile, groups)) return "not the kernel's stages";
   if (ring % kSwizzle != 0 || plan.stage_bytes % kSwizzle != 0) return "alignment of activations";
   if (plan.stages < tile.depth) return "fewer stages than turns";
+  // A turn tells rounds of a stage by their parity: it must see each.
+  if (plan.stages % tile.depth != 0) return "stages that change turns";
   SharedMemory memory(plan.shared_bytes);
   memory.take(kTableAddress, prefill_table_bytes(bits));
   for (int stage = 0; stage < plan.stages; ++stage) {

@@ -31,6 +31,9 @@ bool place(PrefillPlan& plan, const Format& format, const DeviceLimits& device) 
   const int table = kTableAddress + prefill_table_bytes(format.bits);
   plan.stage_bytes = prefill_stage_bytes(format.bits, tile, groups_of_unit(format.group_size));
   plan.stages = std::min(kMostPrefillStages, (device.shared_per_block - table) / plan.stage_bytes);
+  // A stage is always the same turn's. Else a turn could come to a stage whose last round the other has not yet had, and
+  // take the round before that, of the same parity, for its own.
+  plan.stages -= plan.stages % tile.depth;
   // Sums that others send: of the block's other turn, of the cluster's other blocks.
   const int turns = (tile.depth - 1) * tile.tokens / 32;
   const int blocks = (plan.split - 1) * ceil_div(tile.tokens / 16 / tile.depth, plan.split);
