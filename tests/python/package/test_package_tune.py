@@ -365,6 +365,6 @@ def test_the_options_of_the_pages_exist():
     known = re.findall(r"--[a-z-]+", run_module("--help").stdout)
     page = (checkpoints.ROOT / "docs/tuning.md").read_text()
     options = set(re.findall(r"--[a-z][a-z-]*", page))
-    of_quantize = {"--bits", "--calibration", "--method", "--codebook"}
+    of_quantize = {"--bits", "--group-size", "--calibration", "--method", "--codebook"}
     assert {"--text", "--held-out", "--steps"} <= options
     assert options - of_quantize - set(known) == set()
