@@ -24,9 +24,10 @@ message(STATUS "PyTorch operator: ${found}")
 
 add_custom_target(flute_python DEPENDS flute_shared)  # what the wheel holds
 if(version VERSION_GREATER_EQUAL 2.10)
-  add_library(flute_torch SHARED ${PROJECT_SOURCE_DIR}/python/operator/operator.cpp)
+  file(GLOB operator CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/python/operator/*.cpp)
+  add_library(flute_torch SHARED ${operator})
   # Both are there when Python loads it: `import flute` and `import torch` have loaded them, wherever they are.
-  target_link_libraries(flute_torch PRIVATE flute_shared flute_options ${include}/../lib/libtorch_cpu.so)
+  target_link_libraries(flute_torch PRIVATE flute_shared flute_options ${include}/../lib/libtorch_cpu.so ${CMAKE_DL_LIBS})
   target_include_directories(flute_torch SYSTEM PRIVATE ${include})
   target_compile_definitions(flute_torch PRIVATE TORCH_TARGET_VERSION=0x020a000000000000ULL)  # 2.10
   set_target_properties(flute_torch PROPERTIES CXX_VISIBILITY_PRESET hidden SKIP_BUILD_RPATH ON)

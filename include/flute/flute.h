@@ -215,6 +215,44 @@ flute_status flute_gemm_workspace_bytes(const flute_matrix* matrix, int64_t m, f
  * `stream`. The CPU needs none: nothing is done there. */
 flute_status flute_workspace_init(flute_device device, void* workspace, size_t bytes, void* stream);
 
+/* ------------------------------------------------------------------------- CUDA matrices in the caller's own memory */
+
+/* What flute_matrix_create holds on a CUDA device, as three buffers of device memory that stays its owner's (a
+ * framework's tensors, say): 1 to 4 matrices stacked along n, tiled. Buffers are 16-byte aligned. */
+typedef struct flute_tiled_view {
+  size_t size;             /* sizeof(flute_tiled_view) */
+  int64_t k;               /* input features */
+  int64_t group_size;      /* 32, 64, 128, 256 or -1 */
+  int64_t segment_rows[4]; /* output features of each; multiples of 32 but for the last */
+  int32_t segment_count;   /* 1..4 */
+  int32_t bits;            /* 2, 3, 4 */
+  flute_dtype dtype;       /* FLUTE_F16 or FLUTE_BF16: of scales and codebooks, and of the activations */
+  int32_t device;          /* CUDA's number */
+  void* codes;
+  void* scales;
+  void* codebooks; /* [segment_count, 2^bits] */
+} flute_tiled_view;
+
+/* Bytes of each buffer, padding included: a pure function of the sizes and the dtype. */
+flute_status flute_tiled_bytes(const flute_tiled_view* matrix, size_t* codes, size_t* scales, size_t* codebooks);
+
+/* Fills the buffers from packed matrices of these sizes, which lie where flute_matrix_create takes them from, and loads
+ * the kernels. `codes` may be NULL, or both `scales` and `codebooks`: that part is left as it is. In the order of
+ * `stream` (a cudaStream_t), which it waits for. */
+flute_status flute_tile(const flute_tiled_view* matrix, const flute_packed_view* const* segments, int32_t segment_count,
+                        void* stream);
+
+/* The codes of a segment as they were packed, to codes[rows, k * bits / 32] in device memory. Asynchronous. */
+flute_status flute_untile(const flute_tiled_view* matrix, int32_t segment, uint32_t* codes, void* stream);
+
+/* The matrix that the codes stand for, bit for bit what flute_tiled_gemm multiplies with, to out[n, k] of its dtype in
+ * device memory, 16-byte aligned. Asynchronous. */
+flute_status flute_tiled_dequantize(const flute_tiled_view* matrix, void* out, void* stream);
+
+/* flute_gemm with such a matrix, to the same bits, and it needs no workspace. The first call may be captured in a graph
+ * where this process has called flute_tile for a matrix of these sizes and dtype; otherwise it loads kernels. */
+flute_status flute_tiled_gemm(const flute_tiled_view* matrix, const flute_gemm_args* args);
+
 /* ------------------------------------------------------------------------------------------------------ checkpoints */
 
 /* An opened checkpoint folder or .safetensors file; memory-mapped. */

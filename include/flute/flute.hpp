@@ -7,3 +7,4 @@
 #include "flute/packed.hpp"
 #include "flute/quantize.hpp"
 #include "flute/threads.hpp"
+#include "flute/tiled.hpp"

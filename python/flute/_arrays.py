@@ -126,8 +126,10 @@ def encoded_path(path: str | os.PathLike[str], where: str) -> bytes:
 
 
 class _Borrowed:
-    def __init__(self, pointer: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: Handle) -> None:
-        self.__array_interface__ = {"data": (pointer, True), "shape": shape, "typestr": dtype.str, "version": 3}
+    def __init__(
+        self, pointer: int, shape: tuple[int, ...], dtype: np.dtype[Any], owner: object, read_only: bool = True
+    ) -> None:
+        self.__array_interface__ = {"data": (pointer, read_only), "shape": shape, "typestr": dtype.str, "version": 3}
         self.owner = owner
 
 
@@ -136,6 +138,15 @@ def borrowed(pointer: int | None, shape: tuple[int, ...], dtype: np.dtype[Any], 
     if not pointer or 0 in shape:
         return read_only(np.empty(shape, dtype))
     return np.asarray(_Borrowed(pointer, shape, dtype, owner))
+
+
+def seemingly_writable(array: Array) -> Array:
+    """The same memory for PyTorch, which has no tensors that are read-only and warns of arrays that are; bf16, which
+    numpy calls uint16, as int16, which every version of PyTorch knows."""
+    dtype = np.dtype(np.int16) if array.dtype == np.uint16 else array.dtype
+    if array.size == 0:
+        return np.empty(array.shape, dtype)
+    return np.asarray(_Borrowed(array.ctypes.data, array.shape, dtype, array, read_only=False))
 
 
 def read_only(array: Array) -> Array:

@@ -84,6 +84,24 @@ class GemmArgs(ctypes.Structure):
     ]
 
 
+class TiledView(ctypes.Structure):
+    """flute_tiled_view"""
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("k", c_int64),
+        ("group_size", c_int64),
+        ("segment_rows", c_int64 * 4),
+        ("segment_count", c_int32),
+        ("bits", c_int32),
+        ("dtype", c_int32),
+        ("device", c_int32),
+        ("codes", c_void_p),
+        ("scales", c_void_p),
+        ("codebooks", c_void_p),
+    ]
+
+
 class Device(ctypes.Structure):
     """flute_device"""
 
@@ -118,6 +136,9 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     ),
     "flute_matrix_destroy": (None, [c_void_p]),
     "flute_gemm": (c_int32, [c_void_p, POINTER(GemmArgs)]),
+    "flute_tiled_bytes": (c_int32, [POINTER(TiledView), POINTER(c_size_t), POINTER(c_size_t), POINTER(c_size_t)]),
+    "flute_tile": (c_int32, [POINTER(TiledView), POINTER(POINTER(PackedView)), c_int32, c_void_p]),
+    "flute_untile": (c_int32, [POINTER(TiledView), c_int32, c_void_p, c_void_p]),
     "flute_checkpoint_open": (c_int32, [c_char_p, POINTER(c_void_p)]),
     "flute_checkpoint_destroy": (None, [c_void_p]),
     "flute_checkpoint_layer_count": (c_int64, [c_void_p]),

@@ -32,15 +32,16 @@ from ._packing import pack_codes, unpack_codes
 if TYPE_CHECKING:
     import torch
 
-    from . import _torch
+    from . import _operator
 
 
 class QuantizedTensor:
     """A weight matrix [N, K] as codes, scales and a codebook, exactly as a checkpoint holds it (docs/format.md).
 
     Made by `flute.quantize`, `flute.Checkpoint`, `from_codes` or `from_packed`. Immutable: its arrays are read-only.
-    The first multiply makes a copy of the codes in the CPU's own layout, which stays with the object. May be pickled,
-    and used by several threads at once.
+    The first multiply makes a copy of the codes in the CPU's own layout, which stays with the object. `to("cuda")`
+    gives one whose codes are on a GPU, in its layout and nowhere else. May be pickled, and used by several threads at
+    once.
     """
 
     n: int
@@ -51,16 +52,15 @@ class QuantizedTensor:
     """Width of a code, 1..8."""
     group_size: int
     """32, 64, 128 or 256 consecutive k share a scale; -1: all of a row do."""
-    packed: Array
-    """The codes, int32 [N, K * bits / 32]: code k in bits [k * bits, (k + 1) * bits) of its row's bit stream."""
     codebook: Array
     """The table, float32 [2^bits], or [N, 2^bits]: one for each row."""
 
+    _packed: Array | None  # None where a device has the codes
     _scales: Array  # bf16 as bits, and so are offsets: bf16 files are read without ml_dtypes, too
     _offsets: Array | None
     _scale_element: Element
     _matrix: Handle | None  # what gemm multiplies arrays with, from the first time on
-    _operand: "_torch.Matrix | None"  # and tensors
+    _operand: "_operator.Packed | _operator.Tiled | None"  # and tensors
 
     def __init__(self) -> None:
         raise TypeError("QuantizedTensor: made by flute.quantize, flute.Checkpoint, from_codes and from_packed")
@@ -71,7 +71,7 @@ class QuantizedTensor:
         shape: tuple[int, int],
         bits: int,
         group_size: int,
-        packed: Array,
+        packed: Array | None,
         scales: Array,
         scale_element: Element,
         offsets: Array | None,
@@ -80,7 +80,7 @@ class QuantizedTensor:
         result = cls.__new__(cls)
         result.n, result.k = shape
         result.bits, result.group_size = bits, group_size
-        result.packed, result.codebook = packed, codebook
+        result._packed, result.codebook = packed, codebook
         result._scales, result._offsets, result._scale_element = scales, offsets, scale_element
         result._matrix = result._operand = None
         return result
@@ -208,6 +208,35 @@ class QuantizedTensor:
         return self.n, self.k
 
     @property
+    def packed(self) -> Array:
+        """The codes, int32 [N, K * bits / 32]: code k in bits [k * bits, (k + 1) * bits) of its row's bit stream. Of a
+        tensor on a GPU a copy, made each time."""
+        if self._packed is not None:
+            return self._packed
+        assert self._operand is not None
+        return self._operand.packed()
+
+    @property
+    def device(self) -> str:
+        """Where it can be multiplied with: "cpu", or "cuda:0" and so on."""
+        return "cpu" if self._packed is not None else str(self._operand.device)  # type: ignore[union-attr]
+
+    def to(self, device: "str | int | torch.device", dtype: "torch.dtype | None" = None) -> "QuantizedTensor":
+        """The same matrix on another device: "cpu", "cuda", "cuda:1"; itself when it is there. It needs PyTorch.
+
+        dtype: on a GPU of the activations, torch.float16 or torch.bfloat16: scales and codebook are held there rounded
+            to it. None: PyTorch's default dtype where it is one of these, else that of the scales, or fp16. Another one
+            is added when the first such activations come, but not under torch.compile or in a CUDA graph.
+
+        GPUs take 2, 3 and 4 bits, one codebook a matrix, no offsets. The codes are held once, on the device; scales and
+        codebook stay in host memory as the file has them, too. Raises TypeError, ValueError, and flute.Error of kind
+        "unsupported" (the format, the library or the GPU cannot) or "device".
+        """
+        from . import _operator
+
+        return _operator.moved(self, device, dtype)
+
+    @property
     def scale_dtype(self) -> DTypeName:
         """Of scales and offsets: "fp32", "fp16" or "bf16"."""
         return self._scale_element.name
@@ -225,8 +254,8 @@ class QuantizedTensor:
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales, offsets and codebook, as in a file."""
-        arrays = (self.packed, self._scales, self._offsets, self.codebook)
-        return sum(array.nbytes for array in arrays if array is not None)
+        arrays = (self._scales, self._offsets, self.codebook)
+        return self.n * self.k * self.bits // 8 + sum(array.nbytes for array in arrays if array is not None)
 
     def codes(self) -> Array:
         """The codes one by one: uint8 [N, K]."""
@@ -250,11 +279,12 @@ class QuantizedTensor:
         """
         element = parse_dtype(dtype, "dequantize: dtype")
         result = np.empty(self.shape, public_dtype(element))
-        check(lib.flute_dequantize(self._view(), 0, self.n, element.code, result.ctypes.data), "dequantize")
+        packed = self.packed
+        check(lib.flute_dequantize(self._view(packed), 0, self.n, element.code, result.ctypes.data), "dequantize")
         return result
 
-    def _view(self) -> PackedView:
-        """For the library, while this object lives."""
+    def _view(self, packed: Array) -> PackedView:
+        """For the library, while this object and its codes, `packed`, live."""
         return PackedView(
             ctypes.sizeof(PackedView),
             self.n,
@@ -262,7 +292,7 @@ class QuantizedTensor:
             self.group_size,
             self.bits,
             self._scale_element.code,
-            self.packed.ctypes.data,
+            packed.ctypes.data,
             self._scales.ctypes.data,
             None if self._offsets is None else self._offsets.ctypes.data,
             self.codebook.ctypes.data,
@@ -273,7 +303,9 @@ class QuantizedTensor:
         """The matrix in the CPU's layout. Two threads that come first at once both make it, and one is kept."""
         if self._matrix is None:
             pointer = ctypes.c_void_p()
-            segments = (ctypes.POINTER(PackedView) * 1)(ctypes.pointer(self._view()))
+            if self._packed is None:
+                raise ValueError(f"gemm: x: expected a torch tensor on {self.device} as q is, found a numpy array")
+            segments = (ctypes.POINTER(PackedView) * 1)(ctypes.pointer(self._view(self._packed)))
             pool = _threads.pool()
             check(lib.flute_matrix_create(CPU, FP32.code, segments, 1, pool.pointer, pointer), "gemm")
             self._matrix = Handle(pointer, lib.flute_matrix_destroy)
@@ -285,9 +317,10 @@ class QuantizedTensor:
 
     def __repr__(self) -> str:
         tables = "one codebook" if self.codebook.ndim == 1 else "a codebook a row"
+        place = "" if self._packed is not None else f", on {self.device}"
         return (
             f"QuantizedTensor({self.n} x {self.k}, {self.bits} bits, group size {self.group_size}, "
-            f"{self.scale_dtype} scales, {tables})"
+            f"{self.scale_dtype} scales, {tables}{place})"
         )
 
 
@@ -296,23 +329,24 @@ def gemm(x: Array, q: QuantizedTensor, bias: Array | None = None) -> Array: ...
 @overload
 def gemm(x: "torch.Tensor", q: QuantizedTensor, bias: "torch.Tensor | None" = None) -> "torch.Tensor": ...
 def gemm(x: Any, q: QuantizedTensor, bias: Any = None) -> Any:
-    """Y = X W^T (+ bias) on the CPU, W being the matrix that `q` stands for.
+    """Y = X W^T (+ bias) where `q` is, W being the matrix that it stands for.
 
     x: float32, float16 or bfloat16 [..., K], any strides and any number of leading dimensions, also empty ones: a numpy
-        array, or a torch tensor on the CPU where the PyTorch operator is installed. Of tensors, x and bias get
-        gradients; call it once with this q before torch.compile traces it, or use flute.Linear.
+        array, or a torch tensor where the PyTorch operator is installed. Of tensors, x and bias get gradients; call it
+        once with this q before torch.compile traces it, or use flute.Linear. On a GPU, where `q.to("cuda")` is, x is a
+        tensor of float16 or bfloat16 and the call is asynchronous on PyTorch's current stream.
     bias: [N] of x's dtype, or None.
 
     Returns [..., N] of x's dtype. Codebook and scales are rounded to that dtype, sums are fp32, rounded once. The same
     call gives the same bits, whatever the number of threads. Raises TypeError and ValueError; flute.Error of kind
-    "unsupported" for a tensor that is not on the CPU, or without the operator.
+    "unsupported" for a tensor without the operator.
     """
     if not isinstance(q, QuantizedTensor):
         raise TypeError(f"gemm: q: expected a QuantizedTensor, found {type(q).__name__}")
     if "torch" in sys.modules and isinstance(x, sys.modules["torch"].Tensor):
-        from . import _torch
+        from . import _operator
 
-        return _torch.gemm(x, q, bias)
+        return _operator.gemm(x, q, bias)
     values, element = float_array(x, "gemm: x")
     if values.ndim == 0 or values.shape[-1] != q.k:
         raise ValueError(f"gemm: x: expected shape [..., {q.k}], found {list(values.shape)}")

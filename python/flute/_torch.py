@@ -1,125 +1,42 @@
-"""The multiply of PyTorch tensors: torch.ops.flute, Linear, models of them. Imported when the first tensor is seen."""
+"""PyTorch modules: Linear, and models of them. Imported when they are asked for."""
 
-import ctypes
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
-from . import _threads
 from ._arrays import BF16, Array, Element, float_array, group_count
-from ._library import CPU, Error, PackedView, check, lib, library_path
+from ._library import Error
+from ._operator import Packed, Tiled, checked, moved, weight_of
 from ._quantize import quantize
 from ._tensor import QuantizedTensor
 
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _PARTS = ("weight_packed", "weight_scale", "weight_codebook", "weight_offset")
-
-
-def _load() -> ctypes.CDLL:
-    path = library_path.with_name("libflute_torch.so")
-    if not path.is_file():
-        raise Error(
-            f"flute: expected its PyTorch operator at {path}, found no file: install flute where PyTorch 2.10 or later "
-            "is, with pip install --no-build-isolation",
-            "unsupported",
-        )
-    try:
-        torch.ops.load_library(path)
-        loaded = ctypes.CDLL(str(path))
-    except OSError as error:
-        cause = error.__cause__ or error
-        raise Error(f"flute: {path} does not load into PyTorch {torch.__version__}: {cause}", "unsupported") from error
-    loaded.flute_torch_add.restype, loaded.flute_torch_add.argtypes = ctypes.c_int64, [ctypes.c_void_p]
-    loaded.flute_torch_remove.restype, loaded.flute_torch_remove.argtypes = None, [ctypes.c_int64]
-    return loaded
-
-
-_operator = _load()
-
-
-class Matrix:
-    """A matrix that the operator knows by its number, until this object goes."""
-
-    def __init__(self, q: QuantizedTensor) -> None:
-        pointer = ctypes.c_void_p()
-        segments = (ctypes.POINTER(PackedView) * 1)(ctypes.pointer(q._view()))
-        pool = _threads.pool()
-        check(lib.flute_matrix_create(CPU, 0, segments, 1, pool.pointer, pointer), "gemm")
-        self.number: int = _operator.flute_torch_add(pointer)
-        self.n, self.k = q.shape
-        self._remove = _operator.flute_torch_remove  # still there when the interpreter takes modules apart
-
-    def __del__(self) -> None:
-        self._remove(self.number)
-
-
-@torch.library.register_fake("flute::gemm")
-def _(x: Any, matrix: int, n: int, bias: Any) -> Any:
-    return x.new_empty((*x.shape[:-1], n))
-
-
-@torch.library.register_fake("flute::gemm_transposed")
-def _(y: Any, matrix: int, k: int) -> Any:
-    return y.new_empty((*y.shape[:-1], k))
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    x, ctx.matrix, _, _ = inputs
-    ctx.k = x.shape[-1]
-
-
-def _backward(ctx: Any, gradient: Any) -> tuple[Any, None, None, Any]:
-    x = torch.ops.flute.gemm_transposed(gradient, ctx.matrix, ctx.k) if ctx.needs_input_grad[0] else None
-    bias = gradient.sum_to_size(gradient.shape[-1:]) if ctx.needs_input_grad[3] else None
-    return x, None, None, bias
-
-
-torch.library.register_autograd("flute::gemm", _backward, setup_context=_setup)
-
-
-def gemm(x: torch.Tensor, q: QuantizedTensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """flute.gemm for tensors."""
-    if q._operand is None:
-        q._operand = Matrix(q)
-    return multiply(x, q._operand, bias)
-
-
-def multiply(x: torch.Tensor, matrix: Matrix, bias: torch.Tensor | None) -> torch.Tensor:
-    if x.device.type != "cpu":
-        raise Error(f"gemm: x: expected a tensor on the CPU, found one on {x.device}", "unsupported")
-    if x.dtype not in _DTYPES:
-        raise TypeError(f"gemm: x: expected float32, float16 or bfloat16, found {x.dtype}")
-    if x.dim() == 0 or x.shape[-1] != matrix.k:
-        raise ValueError(f"gemm: x: expected shape [..., {matrix.k}], found {list(x.shape)}")
-    if bias is not None:
-        if not isinstance(bias, torch.Tensor):
-            raise TypeError(f"gemm: bias: expected a torch tensor as x is, found {type(bias).__name__}")
-        if bias.dtype != x.dtype or bias.device != x.device:
-            expected, found = f"{x.dtype} on {x.device} as x is", f"{bias.dtype} on {bias.device}"
-            raise TypeError(f"gemm: bias: expected {expected}, found {found}")
-        if bias.shape != (matrix.n,):
-            raise ValueError(f"gemm: bias: expected shape [{matrix.n}], found {list(bias.shape)}")
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
-    result: torch.Tensor = torch.ops.flute.gemm(x, matrix.number, matrix.n, bias)
-    return result
+# Buffers of a layer on a GPU: the codes, and for each dtype of activations scales and codebook.
+_CODES = "tiled_codes"
+_VALUES = {
+    torch.float16: ("tiled_scales_fp16", "tiled_codebook_fp16"),
+    torch.bfloat16: ("tiled_scales_bf16", "tiled_codebook_bf16"),
+}
+_BUFFERS = {_CODES}.union(*_VALUES.values())
 
 
 class Linear(torch.nn.Module):
-    """torch.nn.Linear with a quantized weight: x [..., in_features] to [..., out_features], on the CPU.
+    """torch.nn.Linear with a quantized weight: x [..., in_features] to [..., out_features], on the CPU or a GPU.
 
-    q: the weight, [out_features, in_features]. bias: [out_features], becomes a parameter; or None.
+    q: the weight, [out_features, in_features], on the device that the layer is to be on. bias: [out_features], becomes
+    a parameter; or None.
 
     The weight is a constant: gradients go to x and bias. Its names in the state_dict are those of the file format,
-    "weight_packed", "weight_scale", "weight_codebook" and, where q has offsets, "weight_offset"; loading takes any of
-    the same shape, whatever its bits and group size. It is no parameter and no buffer: .to(), .half() and the like
-    leave it as it is, and x may have any of the three dtypes (the bias must have that of x).
+    "weight_packed", "weight_scale", "weight_codebook" and, where q has offsets, "weight_offset", in host memory
+    wherever the layer is; loading takes any of the same shape, whatever its bits and group size. Its values never
+    change: .to(), .half() and the like move it as `QuantizedTensor.to` does, and a dtype says what activations a GPU is
+    to expect. x may have any of the three dtypes on the CPU, float16 or bfloat16 on a GPU (the bias must have that of
+    x).
 
-    Raises TypeError and ValueError; ImportError without PyTorch, flute.Error of kind "unsupported" without the operator
-    and for tensors elsewhere than on the CPU.
+    Raises TypeError and ValueError; ImportError without PyTorch, flute.Error of kind "unsupported" without the
+    operator.
     """
 
     def __init__(self, q: QuantizedTensor, bias: torch.Tensor | None = None) -> None:
@@ -139,25 +56,82 @@ class Linear(torch.nn.Module):
 
     @property
     def qweight(self) -> torch.Tensor:
-        """A copy of the codes, int32 [out_features, in_features * bits / 32]: the name by which peft looks where a
-        quantized layer is."""
-        return _tensor(self._q.packed)
+        """A copy of the codes, int32 [out_features, in_features * bits / 32], on the layer's device: the name by which
+        peft looks where a quantized layer is."""
+        return _tensor(self._q.packed).to(self._device)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return multiply(x, self._matrix, self.bias)
+        # Tensors are taken from the module itself: a graph made of it knows them as its own, and keeps them in place.
+        x, bias = checked(x, self.bias, self.out_features, self.in_features, self._device)
+        sizes = self._q.bits, self._q.group_size
+        result: torch.Tensor
+        if self._device.type == "cpu":
+            packed = self._packed, self._scales, self._codebook, self._offsets
+            result = torch.ops.flute.gemm(x, *packed, bias, *sizes)
+            return result
+        scales, codebook = _VALUES[x.dtype]
+        if scales not in self._buffers:
+            self._set(self._q, x.dtype)
+        tiled = self.tiled_codes, getattr(self, scales), getattr(self, codebook)
+        result = torch.ops.flute.gemm_tiled(x, *tiled, bias, [self.out_features], self.in_features, *sizes)
+        return result
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self._q.bits} bits, group size {self._q.group_size}"
 
-    def _set(self, q: QuantizedTensor) -> None:
-        self._q, self._matrix = q, Matrix(q)
+    def _set(self, q: QuantizedTensor, dtype: torch.dtype | None = None) -> None:
+        """The weight and its tensors become those of q. dtype: of activations that are expected, on a GPU."""
+        weight = weight_of(q)
+        if isinstance(weight, Tiled) and dtype is not None:
+            weight.of(dtype)
+        self._q, self._weight, self._device = q, weight, weight.device
+        self._hide_buffers()
+        if isinstance(weight, Packed):
+            self._packed, self._scales, self._codebook, self._offsets = weight.tensors
+            return
+        self._packed = self._scales = self._codebook = self._offsets = None
+        self.register_buffer(_CODES, weight.codes, persistent=False)
+        for dtype, values in weight.values.items():
+            for name, tensor in zip(_VALUES[dtype], values, strict=True):
+                self.register_buffer(name, tensor, persistent=False)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "Linear":
+        # What it does to an empty tensor tells where the weight is to go, and for which dtype.
+        example = fn(torch.empty(0, device=self._device))
+        device, dtype = example.device, example.dtype if example.dtype in _VALUES else None
+        buffers = self._hide_buffers()
+        try:
+            if dtype is None and self.bias is not None and self.bias.dtype in _VALUES:
+                dtype = self.bias.dtype
+            q = moved(self._q, device, dtype)
+            super()._apply(fn, recurse)
+        finally:
+            self._buffers.update(buffers)
+        self._set(q)
+        return self
+
+    def _hide_buffers(self) -> dict[str, torch.Tensor | None]:
+        """Takes the weight's from among the module's buffers, and returns them."""
+        return {name: self._buffers.pop(name) for name in _BUFFERS & self._buffers.keys()}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_matrix"}
+        tensors = ("_weight", "_packed", "_scales", "_codebook", "_offsets")
+        state = {name: value for name, value in self.__dict__.items() if name not in tensors}
+        buffers = {name: value for name, value in self._buffers.items() if name not in _BUFFERS}
+        return {**state, "_buffers": buffers, "_q": moved(self._q, "cpu"), "_dtypes": self._dtypes()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        dtypes = state.pop("_dtypes")
         super().__setstate__(state)
-        self._matrix = Matrix(self._q)
+        self._place(self._q, self._device, dtypes)
+
+    def _place(self, q: QuantizedTensor, device: torch.device, dtypes: list[torch.dtype]) -> None:
+        self._set(moved(q, device, *dtypes[:1]))
+        for dtype in dtypes[1:]:
+            self._set(self._q, dtype)
+
+    def _dtypes(self) -> list[torch.dtype]:
+        return list(self._weight.values) if isinstance(self._weight, Tiled) else []
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -185,7 +159,7 @@ class Linear(torch.nn.Module):
             missing_keys += missing
             return
         try:
-            self._set(self._read(parts))
+            self._place(self._read(parts), self._device, self._dtypes())
         except (TypeError, ValueError, Error) as error:
             error_msgs.append(f"{prefix}weight: {error}")
 
@@ -226,8 +200,9 @@ def quantize_model(
     beginnings of names up to a dot, that stay as they are; None: the output head of a transformers model.
     layers: for each module that differs, by name, the arguments among bits, codebook and group_size that differ.
 
-    Only modules of exactly the type torch.nn.Linear are replaced. Raises TypeError and ValueError, which name the
-    layer; layers before it are replaced then.
+    A layer stays on its device; the quantizing itself is done on the CPU. Only modules of exactly the type
+    torch.nn.Linear are replaced. Raises TypeError and ValueError, which name the layer; layers before it are replaced
+    then.
     """
     left = list(modules_to_not_convert) if modules_to_not_convert is not None else head_of(model)
     for name, module in list(model.named_modules()):
@@ -238,7 +213,9 @@ def quantize_model(
             q = quantize(weight_array(module.weight), scale_dtype=scale_dtype, **settings)
         except (TypeError, ValueError) as error:
             raise type(error)(f"quantize_model: {name}: {error}") from None
-        model.set_submodule(name, Linear(q, module.bias).train(module.training))
+        dtype = module.weight.dtype if module.weight.dtype in _VALUES else None
+        layer = Linear(moved(q, module.weight.device, dtype), module.bias)
+        model.set_submodule(name, layer.train(module.training))
     return model
 
 

@@ -9,10 +9,10 @@
     model.save_pretrained("small-3-bit")  # the same format
 
 It registers "flute" by transformers' own register_quantization_config and register_quantizer (transformers 5 or later).
-On the CPU; a device_map that names another device is refused.
+On the CPU or on GPUs, as device_map says; a model that is partly on the one and partly on the others is refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ._checkpoint import Checkpoint
+from ._operator import moved
 from ._quantize import quantize
 from ._tensor import QuantizedTensor
 from ._torch import Linear, head_of, is_among, weight_array
@@ -85,9 +86,13 @@ class FluteConfig(QuantizationConfigMixin):
 class _Waiting(torch.nn.Module):
     """In the place of a layer while transformers loads the rest, its bias among it."""
 
+    place: torch.Tensor
+
     def __init__(self, q: QuantizedTensor, bias: torch.nn.Parameter | None) -> None:
         super().__init__()
         self.q, self.bias = q, bias
+        # transformers counts it as large as the weight (param_element_size), and moves it where that is to go.
+        self.register_buffer("place", torch.empty(1, dtype=torch.uint8, device="meta"), persistent=False)
 
 
 class _Quantize(ConversionOps):
@@ -123,13 +128,19 @@ class FluteQuantizer(HfQuantizer):
     quantization_config: FluteConfig
 
     def validate_environment(self, *_: Any, device_map: Any = None, **__: Any) -> None:
-        devices = device_map.values() if isinstance(device_map, dict) else [device_map]
-        for device in devices:
-            if device not in (None, "auto", "cpu", torch.device("cpu")):
-                raise ValueError(f"flute: device_map: expected the CPU, found {device}")
+        if device_map not in (None, "auto", "balanced", "balanced_low_0", "sequential"):
+            _expect_one_kind(device_map.values() if isinstance(device_map, dict) else [device_map])
 
     def update_device_map(self, device_map: Any) -> Any:
-        return {"": "cpu"} if device_map == "auto" else device_map
+        return {"": "cpu"} if device_map == "auto" and not torch.cuda.is_available() else device_map
+
+    def param_element_size(self, model: PreTrainedModel, param_name: str, param: torch.Tensor) -> float:
+        name, _dot, last = param_name.rpartition(".")
+        module = model.get_submodule(name) if last == "place" else None
+        if isinstance(module, _Waiting):
+            return float(module.q.nbytes)
+        size: float = super().param_element_size(model, param_name, param)
+        return size
 
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **_: Any
@@ -169,8 +180,10 @@ class FluteQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
         waiting = [(name, module) for name, module in model.named_modules() if isinstance(module, _Waiting)]
+        _expect_one_kind(getattr(model, "hf_device_map", {}).values())
+        dtype = model.dtype if model.dtype in (torch.float16, torch.bfloat16) else None
         for name, module in waiting:
-            layer = Linear(module.q)
+            layer = Linear(moved(module.q, module.place.device, dtype))
             layer.bias = module.bias
             model.set_submodule(name, layer.train(module.training))
         return model
@@ -186,6 +199,19 @@ class FluteQuantizer(HfQuantizer):
     @property
     def is_compileable(self) -> bool:
         return True
+
+
+def _expect_one_kind(devices: Iterable[Any]) -> None:
+    """What is offloaded from GPUs to the CPU or to disk is beyond what a layer can follow."""
+    kinds = set()
+    for device in devices:
+        try:
+            kinds.add(torch.device(device).type)
+        except (TypeError, RuntimeError):
+            kinds.add(str(device))
+    if not (kinds <= {"cpu"} or kinds <= {"cuda"}):
+        found = " and ".join(sorted(kinds))
+        raise ValueError(f"flute: device_map: expected the CPU or CUDA devices alone, found {found}")
 
 
 def _has(model: PreTrainedModel, name: str) -> bool:

@@ -1,40 +1,13 @@
 #include <utility>
 
 #include "backend/matrix_impl.hpp"
+#include "backend/segments.hpp"
 #include "base/fail.hpp"
 #include "cpu/matrix.hpp"
 #include "cuda/backend.hpp"
 #include "flute/gemm.hpp"
 
 namespace flute {
-namespace {
-
-constexpr size_t kMaxSegments = 4;
-constexpr int64_t kSegmentRows = 32;
-
-/// `check_values`: the buffers lie in host memory, so codebooks and scales can be looked at.
-void check_segments(std::span<const PackedView> segments, bool check_values) {
-  constexpr auto kInvalid = ErrorCode::kInvalidArgument;
-  if (segments.empty() || segments.size() > kMaxSegments) {
-    fail(kInvalid, "matrix: expected 1..{} segments, found {}", kMaxSegments, segments.size());
-  }
-  const PackedView& first = segments.front();
-  for (size_t i = 0; i < segments.size(); ++i) {
-    const PackedView& segment = segments[i];
-    validate(segment, fmt::format("matrix: segment {}", i), check_values);
-    if (segment.k != first.k || segment.bits != first.bits || segment.group_size != first.group_size) {
-      fail(kInvalid, "matrix: segment {}: expected K {}, {} bits, group size {} as in segment 0, found {}, {}, {}", i,
-           first.k, first.bits, first.group_size, segment.k, segment.bits, segment.group_size);
-    }
-    if (i + 1 < segments.size() && segment.n % kSegmentRows != 0) {
-      fail(kInvalid, "matrix: segment {}: expected a multiple of {} rows before another segment, found {}", i,
-           kSegmentRows, segment.n);
-    }
-  }
-}
-
-}  // namespace
-
 Matrix Matrix::from_packed(Device device, std::span<const PackedView> segments, const MatrixOptions& options) {
   const bool cpu = device.kind == Device::Kind::kCpu;
   check_segments(segments, /*check_values=*/cpu);

@@ -35,6 +35,29 @@ Device to_device(flute_device device) {
   return Device{static_cast<Device::Kind>(device.kind), device.index};
 }
 
+Call to_call(const flute_gemm_args* given) {
+  const flute_gemm_args args = read_struct(given, "args");
+  Call call;
+  GemmArgs& gemm_args = call.args;
+  gemm_args.m = args.m;
+  gemm_args.x = args.x;
+  gemm_args.ldx = args.ldx;
+  gemm_args.y = args.y;
+  gemm_args.ldy = args.ldy;
+  gemm_args.bias = args.bias;
+  gemm_args.dtype = to_dtype(args.dtype, "args.dtype");
+  if ((args.flags & ~FLUTE_NO_DEPENDENT_LAUNCH) != 0) {
+    fail(ErrorCode::kUnsupported, "args.flags: expected 0 or FLUTE_NO_DEPENDENT_LAUNCH (1), found {}", args.flags);
+  }
+  Execution& execution = call.execution;
+  execution.threads = to_pool(args.threads);
+  execution.stream = args.stream;
+  execution.workspace = args.workspace;
+  execution.workspace_bytes = args.workspace_bytes;
+  execution.dependent_launch = (args.flags & FLUTE_NO_DEPENDENT_LAUNCH) == 0;
+  return call;
+}
+
 ThreadPool* to_pool(flute_threads* threads) { return threads == nullptr ? nullptr : &threads->pool; }
 
 namespace {
@@ -75,6 +98,19 @@ PackedView to_packed_view(const flute_packed_view* given, std::string_view argum
   view.codebook = {packed.codebook, checked_count({packed.codebook_rows, entries}, argument, "codebook")};
   validate(view, argument, /*check_values=*/false);  // Matrix::from_packed checks them, once
   return view;
+}
+
+std::vector<PackedView> to_segments(const flute_packed_view* const* segments, int32_t segment_count) {
+  require(segments, "segments");
+  if (segment_count < 1 || segment_count > 4) {
+    fail(ErrorCode::kInvalidArgument, "segment_count: expected 1..4, found {}", segment_count);
+  }
+  std::vector<PackedView> views;
+  views.reserve(static_cast<size_t>(segment_count));
+  for (int32_t i = 0; i < segment_count; ++i) {
+    views.push_back(to_packed_view(segments[i], fmt::format("segments[{}]", i)));
+  }
+  return views;
 }
 
 flute_packed_view from_packed_view(const PackedView& view) {

@@ -4,6 +4,7 @@
 #include <exception>
 #include <new>
 #include <string_view>
+#include <vector>
 
 #include "base/fail.hpp"
 #include "flute/flute.h"
@@ -85,9 +86,18 @@ DType to_dtype(flute_dtype dtype, std::string_view argument);
 Device to_device(flute_device device);
 ThreadPool* to_pool(flute_threads* threads);
 
+/// What a caller wants multiplied, and with what.
+struct Call {
+  GemmArgs args;
+  Execution execution;
+};
+Call to_call(const flute_gemm_args* given);
+
 /// A caller's packed matrix with its sizes checked.
 PackedView to_packed_view(const flute_packed_view* given, std::string_view argument);
-/// The reverse; `size` is left to write_struct.
+/// 1 to 4 of them.
+std::vector<PackedView> to_segments(const flute_packed_view* const* segments, int32_t segment_count);
+/// The reverse of to_packed_view; `size` is left to write_struct.
 flute_packed_view from_packed_view(const PackedView& view);
 
 /// values[rows, 2^bits] as a Codebook, checked.

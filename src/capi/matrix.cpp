@@ -29,15 +29,7 @@ flute_status flute_matrix_create(flute_device device, flute_dtype dtype, const f
                                  int32_t segment_count, flute_threads* threads, flute_matrix** matrix) {
   return guard(__func__, [&] {
     require(matrix, "matrix");
-    require(segments, "segments");
-    if (segment_count < 1 || segment_count > 4) {
-      fail(ErrorCode::kInvalidArgument, "segment_count: expected 1..4, found {}", segment_count);
-    }
-    std::vector<PackedView> views;
-    views.reserve(static_cast<size_t>(segment_count));
-    for (int32_t i = 0; i < segment_count; ++i) {
-      views.push_back(to_packed_view(segments[i], fmt::format("segments[{}]", i)));
-    }
+    const std::vector<PackedView> views = to_segments(segments, segment_count);
     *matrix = make_handle<flute_matrix>(
         Matrix::from_packed(to_device(device), views, {to_dtype(dtype, "dtype"), to_pool(threads)}));
   });
@@ -77,25 +69,8 @@ flute_status flute_matrix_to_packed(const flute_matrix* matrix, int32_t segment,
 flute_status flute_gemm(const flute_matrix* matrix, const flute_gemm_args* given) {
   return guard(__func__, [&] {
     require(matrix, "matrix");
-    const flute_gemm_args args = read_struct(given, "args");
-    GemmArgs gemm_args;
-    gemm_args.m = args.m;
-    gemm_args.x = args.x;
-    gemm_args.ldx = args.ldx;
-    gemm_args.y = args.y;
-    gemm_args.ldy = args.ldy;
-    gemm_args.bias = args.bias;
-    gemm_args.dtype = to_dtype(args.dtype, "args.dtype");
-    if ((args.flags & ~FLUTE_NO_DEPENDENT_LAUNCH) != 0) {
-      fail(ErrorCode::kUnsupported, "args.flags: expected 0 or FLUTE_NO_DEPENDENT_LAUNCH (1), found {}", args.flags);
-    }
-    Execution execution;
-    execution.threads = to_pool(args.threads);
-    execution.stream = args.stream;
-    execution.workspace = args.workspace;
-    execution.workspace_bytes = args.workspace_bytes;
-    execution.dependent_launch = (args.flags & FLUTE_NO_DEPENDENT_LAUNCH) == 0;
-    gemm(matrix->matrix, gemm_args, execution);
+    const Call call = to_call(given);
+    gemm(matrix->matrix, call.args, call.execution);
   });
 }
 

@@ -15,4 +15,9 @@ std::unique_ptr<Matrix::Impl> make_matrix(Device, std::span<const PackedView>, c
 
 void workspace_init(Device, void*, size_t, void*) { refuse(); }
 
+void tile(const TiledView&, std::span<const PackedView>, void*) { refuse(); }
+void untile(const TiledView&, int, uint32_t*, void*) { refuse(); }
+void dequantize(const TiledView&, void*, void*) { refuse(); }
+void multiply(const TiledView&, const GemmArgs&, const Execution&) { refuse(); }
+
 }  // namespace flute::cuda

@@ -1,6 +1,8 @@
 #include "cuda/device.hpp"
 
 #include <algorithm>
+#include <map>
+#include <mutex>
 
 #include "base/fail.hpp"
 #include "cuda/prefill/prefill.hpp"
@@ -75,6 +77,16 @@ DeviceLimits open_device(int index) {
     check(count_resident_clusters(limits), "clusters");
   }
   return limits;
+}
+
+const OpenDevice& opened_device(int index) {
+  static std::mutex mutex;
+  static std::map<int, OpenDevice> devices;  // its nodes stay where they are
+  const std::lock_guard lock(mutex);
+  const auto found = devices.find(index);
+  if (found != devices.end()) return found->second;
+  const OpenDevice device = {open_device(index), kernel_target(index) >= 90};
+  return devices.emplace(index, device).first->second;
 }
 
 DeviceScope::DeviceScope(int index) : index_(index) {

@@ -17,6 +17,13 @@ void check(cudaError_t error, std::string_view what);
 /// built.
 DeviceLimits open_device(int index);
 
+/// The same, asked for once: for calls that must not take long. Lives as long as the process.
+struct OpenDevice {
+  DeviceLimits limits;
+  bool waits_for_previous = false;  ///< its kernels are of a target with programmatic dependent launch
+};
+const OpenDevice& opened_device(int index);
+
 /// The compute capability that the kernels a device runs were compiled for: 90 on Hopper (sm_90a), else 80. The driver
 /// takes the machine code that fits its card best. CUDA_FORCE_PTX_JIT=1 in the environment makes it compile the PTX
 /// instead, which the library has for 80 alone: that is how the target for earlier cards runs, and is tested, on

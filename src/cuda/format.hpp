@@ -6,8 +6,11 @@
 
 namespace flute::cuda {
 
-/// The kernels' name for what segments of one format (as Matrix::from_packed checks them) are multiplied as with
-/// activations of `dtype`. Throws kUnsupported where there are no kernels for it. Reads sizes only; needs no device.
+/// The kernels' name for how a matrix is multiplied with activations of `dtype`. Throws kUnsupported where there are no
+/// kernels for it.
+Format supported_format(int64_t n, int64_t k, int bits, int64_t group_size, DType dtype);
+
+/// The same for segments of one format, as Matrix::from_packed checks them. Reads sizes only; needs no device.
 Format supported_format(std::span<const PackedView> segments, DType dtype);
 
 }  // namespace flute::cuda

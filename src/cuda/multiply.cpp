@@ -1,5 +1,9 @@
 #include "cuda/multiply.hpp"
 
+#include <mutex>
+#include <set>
+#include <utility>
+
 #include "base/fail.hpp"
 #include "cuda/decode/decode.hpp"
 #include "cuda/device.hpp"
@@ -58,8 +62,23 @@ void load_kernels(const Multiply& multiply, const DeviceLimits& device) {
   }
 }
 
-void load_prefill_kernels(const Format& format, const DeviceLimits& device) {
-  for (int tile = 0; tile < kPrefillTileCount; ++tile) load(find_prefill_kernel(tile, format), device);
+void load_kernels_once(const Multiply& multiply, const DeviceLimits& device, int index) {
+  static std::mutex mutex;
+  static std::set<std::pair<int, const void*>> loaded;
+  const std::lock_guard lock(mutex);
+  const auto is_loaded = [&](const void* kernel) { return kernel == nullptr || loaded.count({index, kernel}) != 0; };
+  if (is_loaded(multiply.kernel) && is_loaded(multiply.rest_kernel)) return;
+  load_kernels(multiply, device);
+  loaded.insert({{index, multiply.kernel}, {index, multiply.rest_kernel}});
+}
+
+void load_prefill_kernels(const Format& format, const DeviceLimits& device, int index) {
+  for (int tile = 0; tile < kPrefillTileCount; ++tile) {
+    Multiply multiply;
+    multiply.plan.family = Family::kPrefill;
+    multiply.kernel = reinterpret_cast<const void*>(find_prefill_kernel(tile, format));
+    load_kernels_once(multiply, device, index);
+  }
 }
 
 void launch_multiply(const Multiply& multiply, const MultiplyArguments& arguments, cudaStream_t stream) {

@@ -20,8 +20,10 @@ struct Multiply {
 
 // Loads the kernels onto the current device, ahead of any launch or capture, so that launching has nothing to set up.
 void load_kernels(const Multiply& multiply, const DeviceLimits& device);
+// Loads what has not been loaded onto this device, number `index`, before; cheap where everything has.
+void load_kernels_once(const Multiply& multiply, const DeviceLimits& device, int index);
 // The same for all prefill kernels of a format: a call may make its plan.
-void load_prefill_kernels(const Format& format, const DeviceLimits& device);
+void load_prefill_kernels(const Format& format, const DeviceLimits& device, int index);
 
 void launch_multiply(const Multiply& multiply, const MultiplyArguments& arguments, cudaStream_t stream);
 

@@ -41,4 +41,12 @@ cudaError_t untile_scales(const void* tiled, const TiledRows& at, int groups, vo
   return cudaGetLastError();
 }
 
+cudaError_t dequantize_tiled(int bits, const void* tiled, const void* scales, const void* codebook, const TiledRows& at,
+                             int k, int group_size, DType dtype, void* weights, cudaStream_t stream) {
+  const auto kernel = bits == 4 ? dequantize_kernel<4> : bits == 3 ? dequantize_kernel<3> : dequantize_kernel<2>;
+  kernel<<<grid(at.rows, k, kBlockK), kThreads, 0, stream>>>(tiled, scales, codebook, static_cast<uint16_t*>(weights),
+                                                             at, k, group_size, dtype);
+  return cudaGetLastError();
+}
+
 }  // namespace flute::cuda

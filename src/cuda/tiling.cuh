@@ -198,4 +198,39 @@ static __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// --- Back to weights: a block takes 16 rows x 1024 k ---
+
+template <int kBits>
+__global__ void __launch_bounds__(kThreads)
+    dequantize_kernel(const void* tiled, const void* scales, const void* codebook, uint16_t* weights, TiledRows at,
+                      int k, int group_size, DType dtype) {
+  using P = Piece<kBits>;
+  static __shared__ P piece;
+  static __shared__ float table[1 << kBits];
+  const Place place = Place::of_block<kBits>(at, k);
+  if (threadIdx.x < 1 << kBits) table[threadIdx.x] = load(codebook, dtype, threadIdx.x);
+  for (int i = threadIdx.x; i < place.units * unit_bytes(kBits) / 16; i += kThreads) {
+    reinterpret_cast<uint4*>(piece.tiled)[i] = __ldg(tiled_at<kBits>(const_cast<void*>(tiled), place, i));
+  }
+  __syncthreads();
+  constexpr int kEach = 8;  // weights of a thread at a time: 16 bytes, all of one group
+  const int first_k = place.first_unit * kUnitK, along = min(kBlockK, k - first_k) / kEach;
+  for (int i = threadIdx.x; i < place.valid_rows * along; i += kThreads) {
+    const int row = i / along, column = i % along * kEach;
+    const uint32_t* const from = piece.tiled + column / kUnitK * 32 * kBits;
+    const auto word = [from](int lane, int index) { return from[word_position(kBits, lane, index)]; };
+    const int group = group_size < 0 ? 0 : (first_k + column) / group_size;
+    const float scale = load(scales, dtype, scale_index(at, place.first_row, group) + scale_position(row));
+    uint32_t out[kEach / 2];
+#pragma unroll
+    for (int j = 0; j < kEach; ++j) {
+      // The product of two such numbers is exact in fp32, so it is rounded once.
+      const uint32_t weight = rounded(table[tiled_code(kBits, row, column % kUnitK + j, word)] * scale, dtype);
+      out[j / 2] = j % 2 == 0 ? weight : out[j / 2] | weight << 16;
+    }
+    uint4* const to = reinterpret_cast<uint4*>(weights + (place.first_row + row) * k + first_k + column);
+    *to = make_uint4(out[0], out[1], out[2], out[3]);
+  }
+}
+
 }  // namespace flute::cuda::tiling

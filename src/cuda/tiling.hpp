@@ -30,4 +30,8 @@ cudaError_t tile_scales(const void* scales, DType source_dtype, const TiledRows&
 // The inverse: [rows, groups] of the tiled scales' dtype, 2 bytes each.
 cudaError_t untile_scales(const void* tiled, const TiledRows& at, int groups, void* scales, cudaStream_t stream);
 
+// The weights [rows, k] of `dtype` that codes, scales and codebook [2^bits] of that dtype stand for; 16-byte aligned.
+cudaError_t dequantize_tiled(int bits, const void* tiled, const void* scales, const void* codebook, const TiledRows& at,
+                             int k, int group_size, DType dtype, void* weights, cudaStream_t stream);
+
 }  // namespace flute::cuda

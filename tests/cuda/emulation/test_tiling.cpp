@@ -8,6 +8,7 @@
 #include "base/seed.hpp"
 #include "cuda/emulation/machine.hpp"
 #include "cuda/tiling.cuh"
+#include "random_packed.hpp"
 
 namespace flute::cuda {
 namespace {
@@ -146,6 +147,60 @@ TEST(EmulatedTiling, ScalesLieWhereTheLayoutSays) {
     EXPECT_EQ(bad, last >= from ? last : kNoneBad);
   }
 }
+
+template <int kBits>
+void test_weights() {
+  auto random = fresh_random();
+  for (const DType dtype : {DType::kF16, DType::kBF16}) {
+    for (int i = 0; i < 6; ++i) {
+      const Draw draw = draw_from(random, kBits);
+      SCOPED_TRACE("n " + std::to_string(draw.n) + ", k " + std::to_string(draw.k) + ", group " +
+                   std::to_string(draw.group) + ", " + std::string(dtype_name(dtype)));
+      const size_t row_words = static_cast<size_t>(draw.k) / 32 * kBits, groups = static_cast<size_t>(draw.groups());
+      const auto n = static_cast<size_t>(draw.n), k = static_cast<size_t>(draw.k);
+      const auto row_groups = static_cast<size_t>(draw.groups_of_rows());
+      const int tiled_count = tiled_groups(draw.group, draw.k);
+      PackedMatrix packed;
+      packed.n = draw.n, packed.k = draw.k, packed.bits = kBits, packed.group_size = draw.group;
+      packed.scale_dtype = dtype;
+      packed.codes.resize(row_words * n);
+      for (uint32_t& word : packed.codes) word = static_cast<uint32_t>(random());
+      packed.scales = random_values(random, dtype, static_cast<int64_t>(n * groups), -2, 2);
+      for (int code = 0; code < 1 << kBits; ++code) packed.codebook.push_back(static_cast<float>(code * code) - 7.3f);
+      std::vector<uint16_t> codebook(packed.codebook.size()), expected(n * k);
+      convert_from_f32(packed.codebook.data(), codebook.data(), dtype, codebook.size());
+      dequantize_rows(packed.view(), 0, draw.n, dtype, expected.data());
+
+      const size_t units = static_cast<size_t>(units_along_k(draw.k));
+      std::vector<uint32_t> tiled(units * row_groups * unit_bytes(kBits) / 4);
+      std::vector<uint16_t> scales(static_cast<size_t>(tiled_count) * row_groups * kGroupRows);
+      unsigned long long bad = kNoneBad;
+      constexpr uint16_t kUntouched = 0xdead;
+      std::vector<uint16_t> found(n * k + 8, kUntouched);
+      for (const TiledRows& at : draw.pieces) {
+        const auto first = static_cast<size_t>(at.first);
+        run_blocks(at.rows, draw.k, kBlockK,
+                   [&] { tile_kernel<kBits>(packed.codes.data() + first * row_words, tiled.data(), at, draw.k); });
+        run_blocks(at.rows, tiled_count, kScaleGroups, [&] {
+          tile_scales_kernel(packed.scales.data() + first * groups * 2, dtype, at, draw.groups(), tiled_count, dtype,
+                             scales.data(), &bad, at.first);
+        });
+      }
+      for (const TiledRows& at : draw.pieces) {
+        run_blocks(at.rows, draw.k, kBlockK, [&] {
+          dequantize_kernel<kBits>(tiled.data(), scales.data(), codebook.data(),
+                                   found.data() + static_cast<size_t>(at.first) * k, at, draw.k, draw.group, dtype);
+        });
+      }
+      EXPECT_TRUE(std::equal(expected.begin(), expected.end(), found.begin()));
+      for (size_t j = n * k; j < found.size(); ++j) EXPECT_EQ(found[j], kUntouched);
+    }
+  }
+}
+
+TEST(EmulatedTiling, WeightsOf4BitsAreThoseOfTheFormat) { test_weights<4>(); }
+TEST(EmulatedTiling, WeightsOf3BitsAreThoseOfTheFormat) { test_weights<3>(); }
+TEST(EmulatedTiling, WeightsOf2BitsAreThoseOfTheFormat) { test_weights<2>(); }
 
 }  // namespace
 }  // namespace flute::cuda

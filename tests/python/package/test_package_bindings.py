@@ -17,6 +17,7 @@ STRUCTS = {
     "flute_packed_view": _library.PackedView,
     "flute_quantize_args": _library.QuantizeArgs,
     "flute_gemm_args": _library.GemmArgs,
+    "flute_tiled_view": _library.TiledView,
     "flute_device": _library.Device,
 }
 
@@ -36,11 +37,16 @@ def test_structs(name):
     body = re.search(rf"typedef struct {name} {{(.*?)}} {name};", HEADER, re.S)[1]
     declared = []
     for line in filter(None, map(str.strip, body.split(";"))):
-        kind, names = re.fullmatch(r"(.*?)((?:\w+, )*\w+)", line, re.S).groups()
+        kind, names, count = re.fullmatch(r"(.*?)((?:\w+, )*\w+)(\[\d+\])?", line, re.S).groups(default="")
+        kind += count
         declared += [(field, kind) for field in names.split(", ")]
     fields = STRUCTS[name]._fields_
     assert [field[0] for field in fields] == [field for field, _ in declared]
     for (field, found), (_, kind) in zip(fields, declared, strict=True):
+        if kind.endswith("]"):
+            kind, count = kind.rstrip("]").split("[")
+            assert found._length_ == int(count), f"{name}.{field}"
+            found = found._type_
         expect_same_type(found, kind, f"{name}.{field}")
 
 

@@ -26,6 +26,12 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 dtypes = st.sampled_from(list(DTYPES))
 
 
+def in_another_process(code):
+    paths = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": paths, "FLUTE_LIBRARY": str(flute.library_path)}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+
+
 def matrix_of(q, dtype="fp32"):
     """What q stands for in that dtype, as float64."""
     return torch.from_numpy(cases.dequantized(q, dtype)).double()
@@ -34,6 +40,12 @@ def matrix_of(q, dtype="fp32"):
 def example(bits=4, scale_dtype="fp16", seed=0):
     rng = np.random.default_rng(seed)
     return flute.quantize(rng.standard_normal((96, 128), np.float32), bits, scale_dtype=scale_dtype)
+
+
+def raw(q):
+    """The operator's tensors of a weight on the CPU."""
+    flute.gemm(torch.zeros(1, q.k), q)
+    return q._operand.tensors
 
 
 @settings(max_examples=30)
@@ -85,13 +97,12 @@ def test_gradients(dtype, shape):
 @pytest.mark.parametrize("shape", [(128,), (0, 128), (2, 3, 128)])
 def test_opcheck(dtype, shape):
     q = example()
-    flute.gemm(torch.zeros(1, 128), q)
-    number = q._operand.number
+    weight = raw(q)
     x, bias = torch.randn(shape).to(dtype).requires_grad_(), torch.randn(96).to(dtype).requires_grad_()
-    for arguments in ((x, number, 96, bias), (x, number, 96, None)):
-        torch.library.opcheck(torch.ops.flute.gemm.default, arguments)
+    for added in (bias, None):
+        torch.library.opcheck(torch.ops.flute.gemm.default, (x, *weight, added, 4, 64))
     y = torch.randn(*shape[:-1], 96).to(dtype)
-    torch.library.opcheck(torch.ops.flute.gemm_transposed.default, (y, number, 128))
+    torch.library.opcheck(torch.ops.flute.gemm_transposed.default, (y, *weight, 4, 64))
 
 
 def test_compile_in_one_graph():
@@ -115,8 +126,20 @@ def test_inference_mode_and_export():
     layer, x = flute.Linear(example()), torch.randn(4, 128)
     with torch.inference_mode():
         assert torch.equal(layer(x), layer(x.clone()))
-    exported = torch.export.export(layer, (x,)).module()
-    assert torch.equal(exported(x), layer(x))
+    assert torch.equal(torch.export.export(layer, (x,)).module()(x), layer(x))
+
+
+def test_an_exported_program_runs_in_another_process(tmp_path):
+    layer, x = flute.Linear(example(3), torch.randn(96)), torch.randn(4, 128)
+    torch.export.save(torch.export.export(layer, (x,)), tmp_path / "layer.pt2")
+    torch.save((x, layer(x)), tmp_path / "example.pt")
+    done = in_another_process(
+        "import flute, torch\nflute.Linear\n"
+        f"x, y = torch.load({str(tmp_path / 'example.pt')!r})\n"
+        f"program = torch.export.load({str(tmp_path / 'layer.pt2')!r})\n"
+        "assert torch.equal(program.module()(x), y)"
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("scale_dtype", DTYPES)
@@ -191,23 +214,35 @@ def test_a_state_dict_that_does_not_fit():
 
 
 Q, X = example(), torch.ones(2, 128)
+flute.Linear  # noqa: B018  # which loads the operators
+OP, OP_T = torch.ops.flute.gemm, torch.ops.flute.gemm_transposed
 BAD = [
     (lambda: flute.gemm(X.double(), Q), TypeError, "gemm: x: expected float32.*found torch.float64"),
     (lambda: flute.gemm(X[:, :64], Q), ValueError, r"gemm: x: expected shape \[..., 128\], found \[2, 64\]"),
     (lambda: flute.gemm(torch.ones(()), Q), ValueError, r"gemm: x: expected shape \[..., 128\], found \[\]"),
-    (lambda: flute.gemm(X.to("meta"), Q), flute.Error, "gemm: x: expected a tensor on the CPU, found one on meta"),
+    (lambda: flute.gemm(X.to("meta"), Q), ValueError, "gemm: x: expected a tensor on cpu as the weight.*on meta"),
     (lambda: flute.gemm(X, Q, torch.ones(3)), ValueError, r"gemm: bias: expected shape \[96\], found \[3\]"),
     (lambda: flute.gemm(X, Q, torch.ones(96).half()), TypeError, "gemm: bias: expected torch.float32.*torch.float16"),
     (lambda: flute.gemm(X, Q, np.ones(96)), TypeError, "gemm: bias: expected a torch tensor as x is, found ndarray"),
     (lambda: flute.gemm(X, X), TypeError, "gemm: q: expected a QuantizedTensor, found Tensor"),
     (lambda: flute.Linear(X), TypeError, "Linear: q: expected a QuantizedTensor, found Tensor"),
     (lambda: flute.Linear(Q, X), ValueError, r"Linear: bias: expected shape \[96\], found \[2, 128\]"),
-    (lambda: torch.ops.flute.gemm(X, 0, 96, None), RuntimeError, "matrix: expected the number of a loaded matrix"),
-    (lambda: torch.ops.flute.gemm(X, Q._operand.number, 95, None), RuntimeError, "n: expected 96, found 95"),
-    (lambda: torch.ops.flute.gemm(X[:, 1:], Q._operand.number, 96, None), RuntimeError, "x: expected a last.*128"),
-    (lambda: torch.ops.flute.gemm(X.int(), Q._operand.number, 96, None), RuntimeError, "x: expected float32"),
-    (lambda: torch.ops.flute.gemm(X, Q._operand.number, 96, X), RuntimeError, "bias: expected a vector"),
-    (lambda: torch.ops.flute.gemm_transposed(X, Q._operand.number, 128), RuntimeError, "y: expected a last.*96"),
+    (lambda: Q.to("meta"), ValueError, "to: device: expected the CPU or a CUDA device, found meta"),
+    (lambda: Q.to("nowhere"), ValueError, "to: device: expected the CPU or a CUDA device, found 'nowhere'"),
+    (lambda: Q.to("cpu", torch.float64), TypeError, "to: dtype: expected float16 or bfloat16, found torch.float64"),
+    (lambda: flute.Linear(Q).to("meta"), ValueError, "to: device: expected the CPU or a CUDA device, found meta"),
+    (lambda: OP(X[:, 1:], *raw(Q), None, 4, 64), RuntimeError, "x: expected a last.*128, found 127"),
+    (lambda: OP(X.int(), *raw(Q), None, 4, 64), RuntimeError, "x: expected float32"),
+    (lambda: OP(X, *raw(Q), X, 4, 64), RuntimeError, "bias: expected a vector, found 2"),
+    (lambda: OP(X, *raw(Q), X[0], 4, 64), RuntimeError, "bias: expected 96 values, found 128"),
+    (lambda: OP(X, *raw(Q), None, 9, 64), RuntimeError, "bits: expected 1..8, found 9"),
+    (lambda: OP(X, *raw(Q), None, 4, 0), RuntimeError, r"scales: expected shape \[96, 1\]"),
+    (lambda: OP(X, *raw(Q), None, 4, 48), RuntimeError, r"scales: expected shape \[96, 3\]"),
+    (lambda: OP(X, *raw(Q), None, 3, 64), RuntimeError, r"packed: expected int32 \[N, K \* 3 / 32\]"),
+    (lambda: OP(X, raw(Q)[0].float(), *raw(Q)[1:], None, 4, 64), RuntimeError, "packed: expected int32"),
+    (lambda: OP(X, raw(Q)[0][:, :0], *raw(Q)[1:], None, 4, 64), RuntimeError, "packed: expected int32"),
+    (lambda: OP(X, raw(Q)[0][:9], *raw(Q)[1:], None, 4, 64), RuntimeError, r"scales: expected shape \[9, 2\]"),
+    (lambda: OP_T(X, *raw(Q), 4, 64), RuntimeError, "y: expected a last.*96"),
 ]
 
 
@@ -218,14 +253,30 @@ def test_bad_arguments(call, error, message):
         call()
 
 
-def test_a_matrix_that_is_gone_is_an_error_and_not_another():
+@settings(max_examples=20)
+@given(cases.tensors(), dtypes)
+def test_the_operator_needs_nothing_but_its_tensors(case, dtype):
+    """Tensors that it has never seen give the bits of those that it knows, also where others were before."""
+    q = case[0]
+    x = torch.randn(3, q.k).to(DTYPES[dtype])
+    expected = flute.gemm(x, q)
+    for _ in range(2):
+        weight = [None if part is None else part.clone() for part in raw(q)]
+        assert torch.equal(OP(x, *weight, None, q.bits, q.group_size), expected)
+
+
+def test_two_weights_may_share_their_codes():
     q = example()
-    flute.gemm(X, q)
-    number = q._operand.number
-    del q
-    flute.gemm(X, example())
-    with pytest.raises(RuntimeError, match=f"found {number}"):
-        torch.ops.flute.gemm(X, number, 96, None)
+    twin, other = pickle.loads(pickle.dumps(q)), example(seed=1)
+    shared = flute.QuantizedTensor._make(
+        q.shape, 4, 64, q._packed, other._scales, q._scale_element, None, other.codebook
+    )
+    expected = flute.gemm(X, flute.QuantizedTensor.from_packed(q.packed, other.codebook, other.scales, bits=4))
+    for one in (q, shared):
+        flute.gemm(X, one)
+    assert torch.equal(flute.gemm(X, shared), expected)
+    del shared
+    assert torch.equal(flute.gemm(X, q), flute.gemm(X, twin))
 
 
 def test_torch_is_imported_only_when_it_is_needed():
@@ -236,9 +287,7 @@ def test_torch_is_imported_only_when_it_is_needed():
         "layer = flute.Linear(q)\n"
         "assert 'torch' in sys.modules"
     )
-    paths = os.pathsep.join(path for path in sys.path if path)
-    environment = {**os.environ, "PYTHONPATH": paths, "FLUTE_LIBRARY": str(flute.library_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    done = in_another_process(code)
     assert done.returncode == 0 and "Exception" not in done.stderr, done.stderr
 
 
@@ -297,3 +346,36 @@ def test_autocast_computes_in_its_dtype(compiled):
     assert torch.equal(y.detach(), expected)
     y.float().sum().backward()
     assert x.grad.dtype == torch.float32 and x.grad.abs().sum() > 0 and layer.bias.grad is not None
+
+
+def test_autocast_of_activations_that_are_cast_already():
+    """As in the middle of a model: the bias is still fp32."""
+    layer, x = flute.Linear(example(), torch.randn(96)), torch.randn(3, 128)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer(x.bfloat16()), layer(x))
+
+
+def test_a_weight_moves_where_it_is_and_no_further():
+    q = example()
+    assert q.to("cpu") is q and q.device == "cpu"
+    if not torch.cuda.is_available():
+        layer = flute.Linear(q)
+        for move in (lambda: q.to("cuda"), lambda: layer.to("cuda")):
+            with pytest.raises((flute.Error, RuntimeError, AssertionError), match="(?i)cuda|nvidia"):
+                move()
+        assert torch.equal(layer(X), flute.gemm(X, q))
+
+
+@pytest.mark.parametrize("shape", [(128,), (2, 0, 128), (5, 128)])
+def test_shapes_on_a_gpu_without_one(shape):
+    """What torch.compile sees of the GPU's operators."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        x = torch.empty(shape, dtype=torch.float16, device="cuda")
+        codes = torch.empty(10240, dtype=torch.uint8, device="cuda")
+        scales, codebooks = x.new_empty(2240), x.new_empty(16)
+        y = torch.ops.flute.gemm_tiled(x, codes, scales, codebooks, None, [64, 32], 128, 4, 64)
+        assert y.shape == (*shape[:-1], 96) and y.dtype == x.dtype and y.device == x.device
+        back = torch.ops.flute.gemm_tiled_transposed(y, codes, scales, codebooks, [64, 32], 128, 4, 64)
+        assert back.shape == x.shape and back.dtype == x.dtype and back.device == x.device

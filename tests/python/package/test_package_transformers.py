@@ -169,8 +169,10 @@ def test_adapters_train_through_it(program, tmp_path):
 
 
 def test_refusals(program, source, tmp_path):
-    with pytest.raises(ValueError, match="device_map: expected the CPU, found cuda"):
-        load(source, quantization_config=FluteConfig(), device_map="cuda:0")
+    with pytest.raises(ValueError, match="device_map: expected the CPU or CUDA devices alone, found cpu and disk"):
+        load(source, quantization_config=FluteConfig(), device_map={"model": "cpu", "lm_head": "disk"})
+    with pytest.raises(ValueError, match="device_map: expected the CPU or CUDA devices alone, found cpu and cuda"):
+        load(source, quantization_config=FluteConfig(), device_map={"model": "cpu", "lm_head": 0})
     with pytest.raises(ValueError, match="format_version: expected 1"):
         FluteConfig(format_version=2)
     with pytest.raises(ValueError, match=r"bits: expected 1\.\.8, found 9"):
@@ -205,3 +207,38 @@ def test_lora_with_peft(program, tmp_path):
     assert losses[-1] < losses[0] - 0.05
     with pytest.raises(AttributeError, match="weight"):
         model.merge_and_unload()
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that PyTorch can use")
+
+
+@needs_gpu
+@pytest.mark.parametrize("device_map", ["cuda", "auto", {"": 0}], ids=str)
+def test_a_model_on_the_gpu(source, tmp_path, device_map):
+    """Quantized while it loads, saved from there, loaded again: the tensors and, up to fp16, the logits of the CPU."""
+    here = load(source, quantization_config=FluteConfig(bits=3))
+    expected = logits(here)
+    here.save_pretrained(tmp_path / "here")
+    there = load(source, quantization_config=FluteConfig(bits=3), device_map=device_map, dtype=torch.bfloat16)
+    there.save_pretrained(tmp_path / "there")
+    quantized = ".weight_packed", ".weight_scale", ".weight_codebook"
+    found = tensors(tmp_path / "there")
+    for name, tensor in tensors(tmp_path / "here").items():
+        assert not name.endswith(quantized) or found[name] == tensor
+    loaded = load(tmp_path / "there", device_map=device_map, dtype=torch.bfloat16)
+    for model in (there, loaded):
+        layers = [module for module in model.modules() if isinstance(module, flute.Linear)]
+        assert layers and all(layer.quantized.device == "cuda:0" for layer in layers)
+        assert all(layer.quantized._packed is None for layer in layers)
+        ids = torch.arange(100, 170, device="cuda")[None]
+        with torch.inference_mode():
+            y = model(ids).logits.float().cpu()
+        assert (y - expected).norm() < 0.05 * expected.norm()
+        assert model.generate(ids, max_new_tokens=5, do_sample=False).shape == (1, 75)
+
+
+@needs_gpu
+def test_a_model_too_large_for_the_gpu_is_refused(source):
+    """Where transformers would leave a part of it on the CPU."""
+    with pytest.raises(ValueError, match="expected the CPU or CUDA devices alone, found cpu and cuda"):
+        load(source, quantization_config=FluteConfig(), device_map="auto", max_memory={0: 10_000_000, "cpu": 10**10})

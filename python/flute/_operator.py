@@ -1,0 +1,291 @@
+"""The multiply of PyTorch tensors: torch.ops.flute, and what a weight is to it. Imported when the first is seen."""
+
+import ctypes
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from . import _threads
+from ._arrays import BF16, ELEMENTS, Array, read_only, seemingly_writable
+from ._library import Error, PackedView, TiledView, check, lib, library_path
+from ._tensor import QuantizedTensor
+
+_DTYPES = {"cpu": (torch.float32, torch.float16, torch.bfloat16), "cuda": (torch.float16, torch.bfloat16)}
+_NAMES = {"cpu": "float32, float16 or bfloat16", "cuda": "float16 or bfloat16"}
+_CODES = {torch.float16: ELEMENTS["fp16"].code, torch.bfloat16: ELEMENTS["bf16"].code}
+
+
+def _load() -> ctypes.CDLL:
+    path = library_path.with_name("libflute_torch.so")
+    if not path.is_file():
+        raise Error(
+            f"flute: expected its PyTorch operator at {path}, found no file: install flute where PyTorch 2.10 or later "
+            "is, with pip install --no-build-isolation",
+            "unsupported",
+        )
+    try:
+        torch.ops.load_library(path)
+        loaded = ctypes.CDLL(str(path))
+    except OSError as error:
+        cause = error.__cause__ or error
+        raise Error(f"flute: {path} does not load into PyTorch {torch.__version__}: {cause}", "unsupported") from error
+    number = ctypes.POINTER(ctypes.c_int64)
+    loaded.flute_torch_add.restype = ctypes.c_int32
+    loaded.flute_torch_add.argtypes = ctypes.POINTER(PackedView), ctypes.c_void_p, number
+    loaded.flute_torch_remove.restype, loaded.flute_torch_remove.argtypes = None, [ctypes.c_void_p, ctypes.c_int64]
+    return loaded
+
+
+_operator = _load()
+
+
+class Packed:
+    """A weight on the CPU: the tensors of a file, which are the arrays of `q`, and what the operator keeps for them."""
+
+    def __init__(self, q: QuantizedTensor) -> None:
+        packed = q.packed
+        number, pool = ctypes.c_int64(), _threads.pool()
+        check(_operator.flute_torch_add(q._view(packed), pool.pointer, number), "gemm")
+        self._number, self._address = number, packed.ctypes.data
+        self._remove = _operator.flute_torch_remove  # still there when the interpreter takes modules apart
+        self._arrays = packed, q._scales, q.codebook, q._offsets
+        offsets = None if q._offsets is None else tensor_of(q._offsets)
+        self.tensors = tensor_of(packed), tensor_of(q._scales), tensor_of(q.codebook), offsets
+        self.device = torch.device("cpu")
+        self.n, self.k = q.shape
+        self.sizes = q.bits, q.group_size
+
+    def __del__(self) -> None:
+        if hasattr(self, "_remove"):
+            self._remove(self._address, self._number)
+
+    def packed(self) -> Array:
+        return self._arrays[0]
+
+    def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        result: torch.Tensor = torch.ops.flute.gemm(x, *self.tensors, bias, *self.sizes)
+        return result
+
+
+class Values(NamedTuple):
+    """Scales and codebook of a weight on a GPU, rounded to the dtype of activations."""
+
+    scales: torch.Tensor
+    codebooks: torch.Tensor
+
+
+class Tiled:
+    """A weight on a GPU: codes in the kernels' layout, and for each dtype of activations scales and codebook."""
+
+    def __init__(self, q: QuantizedTensor, device: torch.device, dtype: torch.dtype) -> None:
+        self.device = device
+        self.n, self.k = q.shape
+        self.sizes = [q.n], q.k, q.bits, q.group_size
+        self._scales, self._scale_code, self._codebook = q._scales, q._scale_element.code, q.codebook
+        self._offsets = q._offsets  # which the library refuses, and says so
+        with torch.inference_mode(False):  # what is made here may be saved for a gradient later
+            self.codes = torch.empty(self._bytes(dtype)[0], dtype=torch.uint8, device=device)
+            self.values: dict[torch.dtype, Values] = {}
+            self._fill(dtype, q.packed)
+
+    def of(self, dtype: torch.dtype) -> Values:
+        """Made when it is first asked for."""
+        if dtype not in self.values:
+            if torch.compiler.is_compiling() or torch.cuda.is_current_stream_capturing():
+                there = " and ".join(str(one) for one in self.values)
+                raise TypeError(
+                    f"gemm: x: expected {there}, which the weight was moved to {self.device} for, found {dtype}; "
+                    f"to({str(self.device)!r}, {dtype}) beforehand adds it"
+                )
+            with torch.inference_mode(False):
+                self._fill(dtype, None)
+        return self.values[dtype]
+
+    def packed(self) -> Array:
+        """The codes as files have them."""
+        n, k, bits = self.n, self.k, self.sizes[2]
+        words = torch.empty((n, k // 32 * bits), dtype=torch.int32, device=self.device)
+        view = self._view(next(iter(self.values)), self.codes, None)
+        check(lib.flute_untile(view, 0, words.data_ptr(), self._stream()), "packed")
+        return read_only(words.cpu().numpy())
+
+    def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        values = self.of(x.dtype)
+        result: torch.Tensor = torch.ops.flute.gemm_tiled(x, self.codes, *values, bias, *self.sizes)
+        return result
+
+    def _stream(self) -> int:
+        return int(torch.cuda.current_stream(self.device).cuda_stream)
+
+    def _bytes(self, dtype: torch.dtype) -> list[int]:
+        """Of codes, scales and codebooks."""
+        found = [ctypes.c_size_t() for _ in range(3)]
+        check(lib.flute_tiled_bytes(self._view(dtype, None, None), *found), "to")
+        return [size.value for size in found]
+
+    def _view(self, dtype: torch.dtype, codes: torch.Tensor | None, values: Values | None) -> TiledView:
+        _, _, bits, group_size = self.sizes
+        view = TiledView(ctypes.sizeof(TiledView), self.k, group_size, (self.n,), 1, bits, _CODES[dtype])
+        view.device = self.device.index or 0
+        view.codes = None if codes is None else codes.data_ptr()
+        if values is not None:
+            view.scales, view.codebooks = values.scales.data_ptr(), values.codebooks.data_ptr()
+        return view
+
+    def _fill(self, dtype: torch.dtype, packed: Array | None) -> None:
+        """Makes the values of a dtype; of codes too, where they are given."""
+        _, scale_bytes, codebook_bytes = self._bytes(dtype)
+        values = Values(
+            *(torch.empty(size // 2, dtype=dtype, device=self.device) for size in (scale_bytes, codebook_bytes))
+        )
+        _, _, bits, group_size = self.sizes
+        words = self._codebook if packed is None else packed  # read only where codes are to be made
+        source = PackedView(
+            ctypes.sizeof(PackedView),
+            self.n,
+            self.k,
+            group_size,
+            bits,
+            self._scale_code,
+            words.ctypes.data,
+            self._scales.ctypes.data,
+            None if self._offsets is None else self._offsets.ctypes.data,
+            self._codebook.ctypes.data,
+            1 if self._codebook.ndim == 1 else self.n,
+        )
+        view = self._view(dtype, None if packed is None else self.codes, values)
+        segments = (ctypes.POINTER(PackedView) * 1)(ctypes.pointer(source))
+        check(lib.flute_tile(view, segments, 1, self._stream()), "to")
+        self.values[dtype] = values
+
+
+def moved(q: QuantizedTensor, device: Any, dtype: torch.dtype | None = None) -> QuantizedTensor:
+    """QuantizedTensor.to"""
+    try:
+        where = torch.device(device)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"to: device: expected the CPU or a CUDA device, found {device!r}") from error
+    if where.type not in _DTYPES:
+        raise ValueError(f"to: device: expected the CPU or a CUDA device, found {where}")
+    if dtype is not None and dtype not in _DTYPES["cuda"]:
+        raise TypeError(f"to: dtype: expected {_NAMES['cuda']}, found {dtype}")
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise Error(f"to: device: expected a CUDA device for {where}, found none that PyTorch can use", "unsupported")
+    if where.type == "cuda" and where.index is None:
+        where = torch.device("cuda", torch.cuda.current_device())
+    if str(where) == q.device:
+        if isinstance(q._operand, Tiled) and dtype is not None:
+            q._operand.of(dtype)
+        return q
+    packed = q.packed if where.type == "cpu" else None
+    arrays = (q._scales, q._scale_element, q._offsets, q.codebook)
+    result = QuantizedTensor._make(q.shape, q.bits, q.group_size, packed, *arrays)
+    if where.type == "cuda":
+        result._operand = Tiled(q, where, dtype or _usual_dtype(q))
+    return result
+
+
+def _usual_dtype(q: QuantizedTensor) -> torch.dtype:
+    if torch.get_default_dtype() in _CODES:
+        return torch.get_default_dtype()
+    return torch.bfloat16 if q._scale_element is BF16 else torch.float16
+
+
+def gemm(x: torch.Tensor, q: QuantizedTensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """flute.gemm for tensors."""
+    return multiply(x, weight_of(q), bias)
+
+
+def weight_of(q: QuantizedTensor) -> Packed | Tiled:
+    """Made when it is first asked for."""
+    if q._operand is None:
+        q._operand = Packed(q)
+    return q._operand
+
+
+def multiply(x: torch.Tensor, weight: Packed | Tiled, bias: torch.Tensor | None) -> torch.Tensor:
+    return weight.product(*checked(x, bias, weight.n, weight.k, weight.device))
+
+
+def checked(
+    x: torch.Tensor, bias: torch.Tensor | None, n: int, k: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The arguments of a multiply with a weight [n, k] on `device`, in the dtype that autocast wants them in."""
+    kind = device.type
+    if x.device != device:
+        raise ValueError(f"gemm: x: expected a tensor on {device} as the weight is, found one on {x.device}")
+    if bias is not None and not isinstance(bias, torch.Tensor):
+        raise TypeError(f"gemm: bias: expected a torch tensor as x is, found {type(bias).__name__}")
+    if torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+        x = x.to(dtype) if x.dtype in _DTYPES["cpu"] else x
+        bias = bias.to(dtype) if bias is not None and bias.dtype in _DTYPES["cpu"] else bias
+    if x.dtype not in _DTYPES[kind]:
+        raise TypeError(f"gemm: x: expected {_NAMES[kind]}, found {x.dtype}")
+    if x.dim() == 0 or x.shape[-1] != k:
+        raise ValueError(f"gemm: x: expected shape [..., {k}], found {list(x.shape)}")
+    if bias is not None:
+        if bias.dtype != x.dtype or bias.device != x.device:
+            expected, found = f"{x.dtype} on {x.device} as x is", f"{bias.dtype} on {bias.device}"
+            raise TypeError(f"gemm: bias: expected {expected}, found {found}")
+        if bias.shape != (n,):
+            raise ValueError(f"gemm: bias: expected shape [{n}], found {list(bias.shape)}")
+    return x, bias
+
+
+def tensor_of(array: Array) -> torch.Tensor:
+    """A tensor that is an array of the format (uint16 stands for bf16), which may be read-only: nobody writes to it."""
+    tensor = torch.from_numpy(seemingly_writable(array))
+    return tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor
+
+
+# --- What PyTorch asks of the operators: shapes without data, and gradients of x and bias. ---
+
+
+@torch.library.register_fake("flute::gemm")
+def _(x: Any, packed: Any, scales: Any, codebook: Any, offsets: Any, bias: Any, bits: int, group_size: int) -> Any:
+    return x.new_empty((*x.shape[:-1], packed.shape[0]))
+
+
+@torch.library.register_fake("flute::gemm_transposed")
+def _(y: Any, packed: Any, scales: Any, codebook: Any, offsets: Any, bits: int, group_size: int) -> Any:
+    return y.new_empty((*y.shape[:-1], packed.shape[1] // bits * 32))
+
+
+@torch.library.register_fake("flute::gemm_tiled")
+def _(
+    x: Any, codes: Any, scales: Any, codebooks: Any, bias: Any, rows: list[int], k: int, bits: int, group_size: int
+) -> Any:
+    return x.new_empty((*x.shape[:-1], sum(rows)))
+
+
+@torch.library.register_fake("flute::gemm_tiled_transposed")
+def _(y: Any, codes: Any, scales: Any, codebooks: Any, rows: list[int], k: int, bits: int, group_size: int) -> Any:
+    return y.new_empty((*y.shape[:-1], k))
+
+
+def _register_gradient(operator: str, transposed: Any, tensors: int, bias_at: int) -> None:
+    """Of an operator of x, as many tensors of the weight, then bias, then sizes."""
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        weight = inputs[1 : 1 + tensors]
+        ctx.save_for_backward(*(tensor for tensor in weight if tensor is not None))
+        ctx.are_there = [tensor is not None for tensor in weight]
+        ctx.sizes, ctx.count = inputs[bias_at + 1 :], len(inputs)
+
+    def backward(ctx: Any, gradient: Any) -> tuple[Any, ...]:
+        saved = iter(ctx.saved_tensors)
+        weight = [next(saved) if there else None for there in ctx.are_there]
+        gradients: list[Any] = [None] * ctx.count
+        if ctx.needs_input_grad[0]:
+            gradients[0] = transposed(gradient, *weight, *ctx.sizes)
+        if ctx.needs_input_grad[bias_at]:
+            gradients[bias_at] = gradient.sum_to_size(gradient.shape[-1:])
+        return tuple(gradients)
+
+    torch.library.register_autograd(operator, backward, setup_context=setup)
+
+
+_register_gradient("flute::gemm", torch.ops.flute.gemm_transposed, 4, 5)
+_register_gradient("flute::gemm_tiled", torch.ops.flute.gemm_tiled_transposed, 3, 4)
