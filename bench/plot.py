@@ -346,7 +346,7 @@ def replace_table(page, name, table):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=pathlib.Path, nargs="?", default=ROOT / "bench/results/decode-h100.json")
+    parser.add_argument("results", type=pathlib.Path, nargs="?", default=ROOT / "bench/results/kernels-h100.json")
     parser.add_argument("--peers", type=pathlib.Path, help="times of other libraries, of bench/peers/compare.py")
     parser.add_argument("--out", type=pathlib.Path, help="folder for the plots instead; README.md stays as it is")
     parser.add_argument("--page", type=pathlib.Path, help="page whose table is to be replaced")
