@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(32) read_mixed_kernel(const uint8_t* data, con
     ptx::fence_mbarrier_init();
   }
   __syncwarp();
-  if (cluster > 1) ptx::cluster_arrive_relaxed(), ptx::cluster_wait();
+  if (cluster > 1) ptx::cluster_barrier();
   if (threadIdx.x == 0) {
     const uint64_t policy = ptx::evict_first_policy();
     const auto issue = [&](int step, int slot) {
@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(32) read_mixed_kernel(const uint8_t* data, con
     }
   }
   __syncwarp();
-  if (cluster > 1) ptx::cluster_arrive_relaxed(), ptx::cluster_wait();
+  if (cluster > 1) ptx::cluster_barrier();
 }
 
 // Tensor-core rate: every warp issues mma.m16n8k16 in kChains independent chains; clocks of one block for `count` of

@@ -357,7 +357,7 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
         ptx::send(to + 512, sums[i + 1], barrier);
       });
       if (lane == 0) ptx::mbarrier_arrive_expect(sums_of_warp(warp), bytes);
-      ptx::mbarrier_wait(sums_of_warp(warp), sums_parity);
+      ptx::mbarrier_wait_cluster(sums_of_warp(warp), sums_parity);
       sums_parity ^= 1;
     }
     for_each_slot([&](int i, int owner, int slot) {
