@@ -90,6 +90,9 @@ Problem::Problem(const Case& one, const Call& call, uint64_t seed)
       cudaMemcpy2D(x_.data(), count(ldx_, 2), x.data(), count(k, 2), count(k, 2), count(m), cudaMemcpyDeviceToDevice),
       "x");
   cuda::check(cudaMemset(first_bad.data(), 0xff, first_bad.bytes()), "scales");
+  // Kernels read a little beyond both, and drop what they read.
+  cuda::check(cudaMemset(codes_.data(), 0xff, codes_.bytes()), "codes");
+  cuda::check(cudaMemset(scales_.data(), 0xff, scales_.bytes()), "scales");
   cuda::check(tile_codes(bits, packed.data(), {n, 0, n}, k, codes_.data(), nullptr), "codes");
   cuda::check(tile_scales(scales.data(), dtype_, {n, 0, n}, groups, tiled, dtype_, scales_.data(), first_bad.data(), 0,
                           nullptr),
