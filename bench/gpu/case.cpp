@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cstdlib>
-#include <set>
 #include <sstream>
 #include <utility>
 
@@ -81,12 +80,10 @@ MultiplyArguments make_arguments(const Case& one) {
 }
 
 void launch(const MultiplyPlan& plan, MultiplyArguments arguments, const Case& one, cudaStream_t stream) {
-  static const DeviceLimits device = open_device(0);
-  static const bool waits_for_previous = kernel_target(0) >= 90;
-  static std::set<const void*> loaded;
+  const OpenDevice& device = opened_device(0);
   const Multiply multiply(plan, one.format);
-  arguments.dependent_launch = arguments.dependent_launch && waits_for_previous;
-  if (loaded.insert(multiply.kernel).second) load_kernels(multiply, device);
+  arguments.dependent_launch = arguments.dependent_launch && device.waits_for_previous;
+  load_kernels(multiply, device.limits, 0);
   launch_multiply(multiply, arguments, stream);
 }
 

@@ -27,7 +27,7 @@ int run(int argc, char** argv) {
     std::printf("%s\n", describe(to_case(keys), limits_of(card ? keys.at("card") : "H100")).c_str());
     return 0;
   }
-  const DeviceLimits limits = card ? limits_of(keys.at("card")) : open_device(0);
+  const DeviceLimits limits = card ? limits_of(keys.at("card")) : opened_device(0).limits;
   if (mode == "check" && argc >= 4) return run_check(std::atoi(argv[2]), std::strtoull(argv[3], nullptr, 10), limits);
   if (mode == "shapes") return run_shapes(limits);
   if (mode == "instances") {

@@ -52,7 +52,7 @@ std::string time_mixed(Bench& bench, const Keys& keys) {
 
 int run_mma() {
   constexpr int kCount = 1024;
-  const int blocks = open_device(0).sm_count;
+  const int blocks = opened_device(0).limits.sm_count;
   const Array<long long> clocks(1);
   const Array<float> sink(1);
   const char* separator = "[\n";

@@ -4,6 +4,13 @@
 
 namespace flute {
 
+void check_segment_rows(size_t index, size_t count, int64_t rows) {
+  if (index + 1 >= count || rows % kSegmentRows == 0) return;
+  fail(ErrorCode::kInvalidArgument,
+       "matrix: segment {}: expected a multiple of {} rows before another segment, found {}", index, kSegmentRows,
+       rows);
+}
+
 void check_segments(std::span<const PackedView> segments, bool check_values) {
   constexpr auto kInvalid = ErrorCode::kInvalidArgument;
   if (segments.empty() || segments.size() > kMostSegments) {
@@ -17,10 +24,7 @@ void check_segments(std::span<const PackedView> segments, bool check_values) {
       fail(kInvalid, "matrix: segment {}: expected K {}, {} bits, group size {} as in segment 0, found {}, {}, {}", i,
            first.k, first.bits, first.group_size, segment.k, segment.bits, segment.group_size);
     }
-    if (i + 1 < segments.size() && segment.n % kSegmentRows != 0) {
-      fail(kInvalid, "matrix: segment {}: expected a multiple of {} rows before another segment, found {}", i,
-           kSegmentRows, segment.n);
-    }
+    check_segment_rows(i, segments.size(), segment.n);
   }
 }
 

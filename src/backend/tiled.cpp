@@ -1,5 +1,6 @@
 #include "flute/tiled.hpp"
 
+#include <array>
 #include <utility>
 
 #include "backend/segments.hpp"
@@ -13,21 +14,22 @@ namespace {
 constexpr auto kInvalid = ErrorCode::kInvalidArgument;
 constexpr size_t kAlignment = 16;
 
+std::array<std::pair<const void*, const char*>, 3> parts_of(const TiledView& matrix) {
+  return {{{matrix.codes, "codes"}, {matrix.scales, "scales"}, {matrix.codebooks, "codebooks"}}};
+}
+
 /// Sizes, and of the pointers their alignment.
 void check_tiled(const TiledView& matrix) {
   if (matrix.segment_count < 1 || matrix.segment_count > static_cast<int>(kMostSegments)) {
     fail(kInvalid, "matrix: expected 1..{} segments, found {}", kMostSegments, matrix.segment_count);
   }
+  const auto count = static_cast<size_t>(matrix.segment_count);
   for (int i = 0; i < matrix.segment_count; ++i) {
     const int64_t rows = matrix.segment_rows[static_cast<size_t>(i)];
     check_shape(rows, matrix.k, matrix.bits, matrix.group_size, fmt::format("matrix: segment {}", i));
-    if (i + 1 < matrix.segment_count && rows % kSegmentRows != 0) {
-      fail(kInvalid, "matrix: segment {}: expected a multiple of {} rows before another segment, found {}", i,
-           kSegmentRows, rows);
-    }
+    check_segment_rows(static_cast<size_t>(i), count, rows);
   }
-  for (const auto& [pointer, name] : {std::pair{matrix.codes, "codes"}, std::pair{matrix.scales, "scales"},
-                                      std::pair{matrix.codebooks, "codebooks"}}) {
+  for (const auto& [pointer, name] : parts_of(matrix)) {
     if (reinterpret_cast<uintptr_t>(pointer) % kAlignment != 0) {
       fail(kInvalid, "matrix: expected {} at a multiple of {} bytes, found {}", name, kAlignment, pointer);
     }
@@ -38,8 +40,7 @@ void check_tiled(const TiledView& matrix) {
 void check_filled(const TiledView& matrix) {
   check_tiled(matrix);
   if (matrix.n() == 0) return;
-  for (const auto& [pointer, name] : {std::pair{matrix.codes, "codes"}, std::pair{matrix.scales, "scales"},
-                                      std::pair{matrix.codebooks, "codebooks"}}) {
+  for (const auto& [pointer, name] : parts_of(matrix)) {
     if (pointer == nullptr) fail(kInvalid, "matrix: expected {}, found null", name);
   }
 }

@@ -51,6 +51,8 @@ void check(cudaError_t error, std::string_view what) {
   fail(code, "{}: CUDA: {} ({})", what, cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
+namespace {
+
 DeviceLimits open_device(int index) {
   int count = 0, driver = 0;
   if (const cudaError_t error = cleared(cudaGetDeviceCount(&count)); error != cudaSuccess) {
@@ -78,6 +80,8 @@ DeviceLimits open_device(int index) {
   }
   return limits;
 }
+
+}  // namespace
 
 const OpenDevice& opened_device(int index) {
   static std::mutex mutex;

@@ -13,15 +13,13 @@ namespace flute::cuda {
 /// message, unless `error` is cudaSuccess.
 void check(cudaError_t error, std::string_view what);
 
-/// What plans need to know of a device. Throws kUnsupported where there is no such device, or its kernels are not
-/// built.
-DeviceLimits open_device(int index);
-
-/// The same, asked for once: for calls that must not take long. Lives as long as the process.
+/// What is asked of a device once, for calls that must not take long.
 struct OpenDevice {
-  DeviceLimits limits;
+  DeviceLimits limits;              ///< what plans need to know
   bool waits_for_previous = false;  ///< its kernels are of a target with programmatic dependent launch
 };
+
+/// Lives as long as the process. Throws kUnsupported where there is no such device, or its kernels are not built.
 const OpenDevice& opened_device(int index);
 
 /// The compute capability that the kernels a device runs were compiled for: 90 on Hopper (sm_90a), else 80. The driver

@@ -85,7 +85,7 @@ std::unique_ptr<Matrix::Impl> make_matrix(Device device, std::span<const PackedV
 }
 
 void workspace_init(Device device, void* workspace, size_t bytes, void* stream) {
-  (void)open_device(device.index);
+  (void)opened_device(device.index);
   if (bytes == 0) return;
   expect_device_memory(workspace, device.index, "workspace");
   const DeviceScope scope(device.index);

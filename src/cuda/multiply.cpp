@@ -27,9 +27,9 @@ void load(PrefillKernel kernel, const DeviceLimits& device) {
 }
 
 /// The kernel, unless there is none.
-template <typename Kernel>
-const void* found(Kernel kernel, const std::string& plan) {
-  if (kernel == nullptr) fail(ErrorCode::kUnsupported, "no kernel for the plan {}", plan);
+template <typename Kernel, typename Plan>
+const void* found(Kernel kernel, const Plan& plan) {
+  if (kernel == nullptr) fail(ErrorCode::kUnsupported, "no kernel for the plan {}", to_string(plan));
   return reinterpret_cast<const void*>(kernel);
 }
 
@@ -46,30 +46,27 @@ void launch_decode_of(const void* kernel, const DecodePlan& plan, const Multiply
 
 Multiply::Multiply(const MultiplyPlan& given, const Format& format) : plan(given) {
   if (plan.family == Family::kDecode) {
-    kernel = found(find_decode_kernel(plan.decode, format), to_string(plan));
-    if (plan.rest.valid) rest_kernel = found(find_decode_kernel(plan.rest, format), to_string(plan.rest));
+    kernel = found(find_decode_kernel(plan.decode, format), plan);
+    if (plan.rest.valid) rest_kernel = found(find_decode_kernel(plan.rest, format), plan.rest);
   } else {
-    kernel = found(plan.prefill.valid ? find_prefill_kernel(plan.prefill.tile, format) : nullptr, to_string(plan));
+    kernel = found(plan.prefill.valid ? find_prefill_kernel(plan.prefill.tile, format) : nullptr, plan);
   }
 }
 
-void load_kernels(const Multiply& multiply, const DeviceLimits& device) {
-  if (multiply.plan.family == Family::kPrefill) return load(prefill_kernel(multiply.kernel), device);
-  for (const void* kernel : {multiply.kernel, multiply.rest_kernel}) {
-    if (kernel == nullptr) continue;
-    load(kernel);
-    check(prepare_decode_kernel(decode_kernel(kernel), device), "kernel");
-  }
-}
-
-void load_kernels_once(const Multiply& multiply, const DeviceLimits& device, int index) {
+void load_kernels(const Multiply& multiply, const DeviceLimits& device, int index) {
   static std::mutex mutex;
   static std::set<std::pair<int, const void*>> loaded;
   const std::lock_guard lock(mutex);
-  const auto is_loaded = [&](const void* kernel) { return kernel == nullptr || loaded.count({index, kernel}) != 0; };
-  if (is_loaded(multiply.kernel) && is_loaded(multiply.rest_kernel)) return;
-  load_kernels(multiply, device);
-  loaded.insert({{index, multiply.kernel}, {index, multiply.rest_kernel}});
+  for (const void* kernel : {multiply.kernel, multiply.rest_kernel}) {
+    if (kernel == nullptr || loaded.count({index, kernel}) != 0) continue;
+    if (multiply.plan.family == Family::kPrefill) {
+      load(prefill_kernel(kernel), device);
+    } else {
+      load(kernel);
+      check(prepare_decode_kernel(decode_kernel(kernel), device), "kernel");
+    }
+    loaded.insert({index, kernel});
+  }
 }
 
 void load_prefill_kernels(const Format& format, const DeviceLimits& device, int index) {
@@ -77,7 +74,7 @@ void load_prefill_kernels(const Format& format, const DeviceLimits& device, int 
     Multiply multiply;
     multiply.plan.family = Family::kPrefill;
     multiply.kernel = reinterpret_cast<const void*>(find_prefill_kernel(tile, format));
-    load_kernels_once(multiply, device, index);
+    load_kernels(multiply, device, index);
   }
 }
 

@@ -18,10 +18,9 @@ struct Multiply {
   Multiply(const MultiplyPlan& plan, const Format& format);
 };
 
-// Loads the kernels onto the current device, ahead of any launch or capture, so that launching has nothing to set up.
-void load_kernels(const Multiply& multiply, const DeviceLimits& device);
-// Loads what has not been loaded onto this device, number `index`, before; cheap where everything has.
-void load_kernels_once(const Multiply& multiply, const DeviceLimits& device, int index);
+// Loads the kernels onto the current device, which is number `index`, ahead of any launch or capture, so that launching
+// has nothing to set up. Each is loaded once; cheap where all have been.
+void load_kernels(const Multiply& multiply, const DeviceLimits& device, int index);
 // The same for all prefill kernels of a format: a call may make its plan.
 void load_prefill_kernels(const Format& format, const DeviceLimits& device, int index);
 

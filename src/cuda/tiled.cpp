@@ -185,7 +185,7 @@ std::vector<Multiply> load_multiplies(const TiledMatrix& matrix) {
   const Format& format = matrix.layout.format;
   for (int m = 1; m <= kMaxDecodeTokens; ++m) {
     multiplies.emplace_back(make_multiply_plan(matrix.layout.shape(m), format, limits), format);
-    load_kernels_once(multiplies.back(), limits, matrix.device);
+    load_kernels(multiplies.back(), limits, matrix.device);
   }
   if (limits.wgmma) load_prefill_kernels(format, limits, matrix.device);
   return multiplies;
@@ -237,7 +237,7 @@ void multiply(const TiledMatrix& matrix, const GemmArgs& given, const Execution&
       launch_multiply(prepared[static_cast<size_t>(call.m) - 1], call, stream);
     } else {
       const Multiply made(make_multiply_plan(layout.shape(call.m), layout.format, device.limits), layout.format);
-      load_kernels_once(made, device.limits, matrix.device);
+      load_kernels(made, device.limits, matrix.device);
       launch_multiply(made, call, stream);
     }
     call.x += kMostTokens * args.ldx * 2;

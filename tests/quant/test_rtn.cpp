@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <string>
 
@@ -10,6 +9,7 @@
 #include "flute/error.hpp"
 #include "flute/quantize.hpp"
 #include "flute/threads.hpp"
+#include "quant/problem.hpp"
 
 namespace flute {
 namespace {
@@ -169,16 +169,6 @@ TEST(Rtn, ThreadsDoNotChangeTheResult) {
     EXPECT_EQ(shared.codes, alone.codes) << count;
     EXPECT_EQ(shared.scales, alone.scales) << count;
   }
-}
-
-std::string message(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(RtnErrors, NameTheFirstWeightThatIsNotFinite) {

@@ -64,7 +64,7 @@ int launches(size_t copies) { return static_cast<int>(std::max<size_t>(copies, 2
 
 struct Measure::Impl {
   Impl(Device where, const PackedView& matrix, DType activations)
-      : device(where), dtype(activations), limits(open_device(where.index)), stream(where.index), cublas(stream.get()) {
+      : device(where), dtype(activations), limits(opened_device(where.index).limits), stream(where.index), cublas(stream.get()) {
     const size_t rotate = rotation_bytes(where.index);
     matrices.push_back(Matrix::from_packed(where, {&matrix, 1}, {.dtype = dtype}));
     const size_t bytes = matrices[0].bytes();
@@ -118,13 +118,13 @@ struct Measure::Impl {
 };
 
 std::string device_name(int index) {
-  (void)open_device(index);
+  (void)opened_device(index);
   cudaDeviceProp properties = {};
   check(cudaGetDeviceProperties(&properties, index), "device");
   return properties.name;
 }
 
-DeviceLimits device_limits(int index) { return open_device(index); }
+DeviceLimits device_limits(int index) { return opened_device(index).limits; }
 
 Measure::Measure(Device device, const PackedView& matrix, DType dtype)
     : impl_(std::make_unique<Impl>(device, matrix, dtype)) {}

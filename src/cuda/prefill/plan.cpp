@@ -64,14 +64,15 @@ PrefillPlan make_prefill_plan(const Shape& shape, const Format& format, const De
       plan.row_groups = ceil_div(shape.n, kGroupRows);
       plan.group_shift = group_shift_of(format.group_size);
       plan.table_rounds = ceil_div(table_bytes(format.bits) / kTableStride / 4, 4 * tile.warpgroups());
+      plan.valid = place(plan, format, device);
+      if (!plan.valid) continue;
       // As few tiles as the rows take, or as many more as there is room for.
       for (const int rooms : {1, std::max(1, room / plan.token_tiles)}) {
         plan.deal = deal_rows(shape, rooms, tile.row_groups());
         plan.whole_tiles = split > 1 ? plan.tiles() / (room * split) * room * split : 0;
         plan.clusters = plan.whole_tiles > 0 ? room : std::min(plan.tiles(), room);
-        plan.valid = place(plan, format, device);
         const double cost = nanoseconds(plan);
-        if (plan.valid && (!best.valid || cost < least)) best = plan, least = cost;
+        if (!best.valid || cost < least) best = plan, least = cost;
       }
     }
   }

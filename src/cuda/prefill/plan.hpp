@@ -72,7 +72,7 @@ FLUTE_HOST_DEVICE constexpr int prefill_stage_bytes(int bits, const PrefillTile&
 constexpr int kFetchingWarps = 3;
 
 // Gaps of the table (the free half of each entry's 256 bytes): four for each multiplying warp, in which its results
-// change from fragments to rows of y, then one for the barriers of each stage.
+// change from fragments to rows of y, then one for the barriers of each stage and of each warp's sums.
 constexpr int kMostPrefillStages = 16, kBarrierGap = 64;
 FLUTE_HOST_DEVICE constexpr int prefill_table_bytes(int bits) {
   constexpr int kGaps = (kBarrierGap + kMostPrefillStages) * kTableStride;

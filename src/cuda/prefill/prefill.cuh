@@ -3,7 +3,7 @@
 //
 // Weights are operand A of wgmma, out of registers; tokens are operand B, out of shared memory. Three warps fetch:
 // a stage is a unit of k (64) of a tile's activations (a tensor copy, swizzled as wgmma reads it) and of its codes and
-// scales (contiguous in the layout: two bulk copies). Two or four warpgroups multiply. A warp reads the codes of its 16
+// scales (contiguous in the layout: two bulk copies). Two to four warpgroups multiply. A warp reads the codes of its 16
 // rows, looks them up as in decode (lookup.cuh), multiplies them with their scales, and hands four fragments to four
 // wgmmas. While the tensor cores work on these, other warpgroups decode, and where registers allow the warp itself
 // decodes the next four.

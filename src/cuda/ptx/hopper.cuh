@@ -26,34 +26,25 @@ __device__ inline void mbarrier_arrive_expect(uint32_t barrier, uint32_t bytes) 
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
 
-__device__ inline void mbarrier_wait(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra finished;\n"
-      "bra again;\n"
-      "finished:\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
-// As mbarrier_wait, for data that other blocks of the cluster send.
+#define FLUTE_MBARRIER_WAIT(semantics)     \
+  asm volatile(                            \
+      "{\n"                                \
+      ".reg .pred done;\n"                 \
+      "again:\n"                           \
+      "mbarrier.try_wait.parity" semantics \
+      ".shared::cta.b64 done, [%0], %1;\n" \
+      "@done bra finished;\n"              \
+      "bra again;\n"                       \
+      "finished:\n"                        \
+      "}\n" ::"r"(barrier),                \
+      "r"(parity)                          \
+      : "memory")
+__device__ inline void mbarrier_wait(uint32_t barrier, uint32_t parity) { FLUTE_MBARRIER_WAIT(""); }
+// For data that other blocks of the cluster send.
 __device__ inline void mbarrier_wait_cluster(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra finished;\n"
-      "bra again;\n"
-      "finished:\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
+  FLUTE_MBARRIER_WAIT(".acquire.cluster");
 }
+#undef FLUTE_MBARRIER_WAIT
 
 // Copies `bytes` (a multiple of 16) from global to shared memory; `barrier` counts them when they have landed. Both
 // addresses are of the cluster's window: a block's own with its rank (shared_address gives it).
@@ -71,11 +62,6 @@ __device__ inline void copy_tensor(uint32_t shared, const void* map, int x, int 
           "r"(shared),
       "l"(map), "r"(x), "r"(y), "r"(barrier)
       : "memory");
-}
-
-// Fetches the tensor map itself ahead of its first use.
-__device__ inline void prefetch_tensor_map(const void* map) {
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
 // --- clusters ---
