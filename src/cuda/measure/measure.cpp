@@ -64,7 +64,11 @@ int launches(size_t copies) { return static_cast<int>(std::max<size_t>(copies, 2
 
 struct Measure::Impl {
   Impl(Device where, const PackedView& matrix, DType activations)
-      : device(where), dtype(activations), limits(opened_device(where.index).limits), stream(where.index), cublas(stream.get()) {
+      : device(where),
+        dtype(activations),
+        limits(opened_device(where.index).limits),
+        stream(where.index),
+        cublas(stream.get()) {
     const size_t rotate = rotation_bytes(where.index);
     matrices.push_back(Matrix::from_packed(where, {&matrix, 1}, {.dtype = dtype}));
     const size_t bytes = matrices[0].bytes();
