@@ -9,15 +9,13 @@ namespace {
 
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// Nanoseconds that a plan takes beyond what all take. The figures of an end are what an H100 was seen to take
+// Nanoseconds that a plan takes beyond what all take. The figures are what fits the times of an H100 best
 // (docs/kernel-notes.md).
 double nanoseconds(const PrefillPlan& plan) {
   const PrefillTile& tile = plan.shape();
   const double sums = tile.row_groups() * tile.tokens / 2048.0;
-  const double turns = tile.depth > 1 ? 1800 * sums : 0;  // of a block, which add up
   const auto end = [&](int split) {
-    const double sent = split > 1 ? 250 * split + 4000 * sums * (split - 1) / split : 0;
-    return turns + sent + 2000 * sums / split;
+    return (split > 1 ? 575 * split + 3650 * sums * (split - 1) / split : 0) + 330 * sums / split;
   };
   const int blocks = plan.clusters * plan.split, rest = plan.tiles() - plan.whole_tiles;
   return plan.whole_tiles / blocks * (1.0 * plan.units * tile.nanoseconds + end(1)) +
@@ -35,8 +33,8 @@ bool place(PrefillPlan& plan, const Format& format, const DeviceLimits& device) 
   // and take the round before that, of the same parity, for its own.
   plan.stages -= plan.stages % tile.depth;
   // Sums that others send: of the block's other turn, of the cluster's other blocks.
-  const int turns = (tile.depth - 1) * tile.tokens / 32;
-  const int blocks = (plan.split - 1) * ceil_div(tile.tokens / 16 / tile.depth, plan.split);
+  const int turns = (tile.depth - 1) * ceil_div(tile.pairs(), 2);
+  const int blocks = (plan.split - 1) * ceil_div(ceil_div(tile.pairs(), tile.depth), plan.split);
   const int sums = 4 * tile.warpgroups() * std::max(turns, blocks) * 1024;
   plan.shared_bytes = table + std::max(plan.stages * plan.stage_bytes, sums);
   return plan.stages >= std::max(kLeastStages, tile.depth) && plan.shared_bytes <= device.shared_per_block;

@@ -24,15 +24,17 @@ struct PrefillTile {
   // 128 x 512, 96 x 640).
   FLUTE_HOST_DEVICE constexpr int registers() const { return warpgroups() == 4 ? 112 : warpgroups() == 3 ? 160 : 232; }
   FLUTE_HOST_DEVICE constexpr int other_registers() const { return warpgroups() == 2 ? 40 : 32; }
-  FLUTE_HOST_DEVICE constexpr int sums() const { return tokens / 2; }  // of a thread
+  FLUTE_HOST_DEVICE constexpr int pairs() const { return (tokens + 15) / 16; }  // of tiles of 8 tokens
+  FLUTE_HOST_DEVICE constexpr int sums() const { return tokens / 2; }           // of a thread
   // Fragments decoded ahead of those that are multiplied, where registers allow.
   FLUTE_HOST_DEVICE constexpr int fragment_buffers() const { return sums() + 48 <= registers() - 40 ? 2 : 1; }
 };
 
-// Four warpgroups hide the latency of decoding; the sums of 256 tokens leave registers for two.
+// Four warpgroups hide the latency of decoding; the sums of more than 128 tokens leave registers for two or three.
 constexpr PrefillTile kPrefillTiles[] = {
-    {4, 1, 32, 360}, {3, 1, 32, 300},  {2, 2, 32, 200},  {4, 1, 64, 470},  {3, 1, 64, 360},
-    {2, 2, 64, 245}, {4, 1, 128, 740}, {3, 1, 128, 560}, {2, 2, 128, 370}, {2, 1, 256, 665},
+    {4, 1, 32, 370},  {3, 1, 32, 308},  {2, 2, 32, 210},  {4, 1, 64, 478},  {3, 1, 64, 370},  {2, 2, 64, 257},
+    {4, 1, 96, 590},  {2, 2, 96, 317},  {4, 1, 128, 738}, {3, 1, 128, 566}, {2, 2, 128, 398}, {3, 1, 136, 576},
+    {2, 1, 136, 428}, {2, 1, 160, 493}, {2, 1, 192, 535}, {2, 1, 256, 714},
 };
 constexpr int kPrefillTileCount = static_cast<int>(std::size(kPrefillTiles));
 

@@ -55,13 +55,13 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
     prefill_kernel(const __grid_constant__ PrefillArguments args, const __grid_constant__ TensorMap x_map) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
   constexpr PrefillTile kShape = kPrefillTiles[kTile];
-  constexpr int kTokens = kShape.tokens, kTiles = kTokens / 8;
+  constexpr int kTokens = kShape.tokens, kTiles = kTokens / 8, kPairs = kShape.pairs();
   constexpr int kRowWarps = 4 * kShape.row_warpgroups, kWarps = 4 * kShape.warpgroups(), kDepth = kShape.depth;
   constexpr int kUnitBytes = unit_bytes(kBits), kRowGroups = kShape.row_groups();
   constexpr int kCodesAt = codes_in_stage(kTokens), kScalesAt = scales_in_stage(kBits, kShape);
   constexpr int kStageBytes = prefill_stage_bytes(kBits, kShape, kGroups);
   constexpr int kBuffers = kShape.fragment_buffers();
-  constexpr int kMultiplying = 1, kSumsRead = 2;  // named barriers
+  constexpr int kMultiplying = 1, kSumsRead = 2, kWarpgroupStores = 3;  // named barriers, the last of each warpgroup
   const PrefillPlan& plan = args.plan;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   // In a cluster, addresses of a block's own shared memory carry its rank in their high bits.
@@ -189,11 +189,14 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
   ptx::take_registers<kShape.registers()>();
   Table<kBits> table;
   int built = -1;  // the segment whose table is there
+  constexpr bool kTwoOuts = kShape.warpgroups() == 2;
+  constexpr uint32_t kOtherOut = 16 * kTableStride;
+  uint32_t out = gap(warp / 4 * (kTwoOuts ? 32 : 16));  // where results pass through
   uint32_t sums_parity = 0;
 
 #pragma unroll 1
   for (int index = first_tile; index < tiles; advance(index)) {
-    float4 sums[kTiles];
+    float4 sums[2 * kPairs];
     if (tile.segment != built) {
       if (built >= 0) {
         multiplying_barrier();  // everybody is done with the table that is there
@@ -204,7 +207,7 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
       multiplying_barrier();
     }
 #pragma unroll
-    for (int i = 0; i < kTiles; ++i) sums[i] = make_float4(0, 0, 0, 0);
+    for (int i = 0; i < 2 * kPairs; ++i) sums[i] = make_float4(0, 0, 0, 0);
     Place place = first;
     place.advance(turn, stages);
     int left = (units.end - units.begin - turn + kDepth - 1) / kDepth;  // steps
@@ -264,79 +267,85 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
     const int passed = first.stage + units.end - units.begin;
     first.parity ^= passed / stages & 1, first.stage = passed % stages;
 
-    // ---- Results: 16 rows x 16 tokens at a time from two fragments to rows of y.
+    // ---- Results: 64 rows x 16 tokens of a warpgroup at a time from fragments to rows of y, by whole 128-byte lines.
     const auto store = [&](int token, float4 low, float4 high) {
-      const int row = (tile.row + row_warp) * kGroupRows;
       if (args.bias != nullptr) {
+        const int row = (tile.row + row_warp) * kGroupRows + static_cast<int>(lane / 4);
         const auto bias = [&](int n) {
           return n < args.n ? to_float<T>(static_cast<const uint16_t*>(args.bias)[n]) : 0;
         };
-        const float lower = bias(row + static_cast<int>(lane / 4)), upper = bias(row + 8 + static_cast<int>(lane / 4));
+        const float lower = bias(row), upper = bias(row + 8);
         low.x += lower, low.y += lower, low.z += upper, low.w += upper;
         high.x += lower, high.y += lower, high.z += upper, high.w += upper;
       }
-      // Token i of the 16 takes 32 bytes, the halves of 8 rows swapped in every second four of tokens: no conflicts.
-      const auto at = [&](uint32_t i, uint32_t half) {
-        return gap(4 * warp) + i / 4 * kTableStride + i % 4 * 32 + (half ^ (i / 4 % 2)) * 16;
-      };
-      ptx::store_matrices_transposed(at(lane / 16 * 8 + lane % 8, lane / 8 % 2),
+      // A token's 64 rows take a gap: its eight 16 bytes, exchanged by the token so that eight tokens have no
+      // conflicts.
+      const auto at = [&](uint32_t i, uint32_t eighth) { return out + i * kTableStride + (eighth ^ i % 8) * 16; };
+      ptx::store_matrices_transposed(at(lane / 16 * 8 + lane % 8, warp % 4 * 2 + lane / 8 % 2),
                                      make_uint4(pair_of<T>(low.x, low.y), pair_of<T>(low.z, low.w),
                                                 pair_of<T>(high.x, high.y), pair_of<T>(high.z, high.w)));
-      __syncwarp();
-      const uint32_t mine = at(lane / 2, lane % 2);
-      token += static_cast<int>(lane / 2);
-      const int n = row + static_cast<int>(lane % 2) * 8;
+      ptx::named_barrier(kWarpgroupStores + warp / 4, 128);
+      const uint32_t i = warp % 4 * 4 + lane / 8, eighth = lane % 8, mine = at(i, eighth);
+      token += static_cast<int>(i);
+      const int group = row_warp / 4 * 4 + static_cast<int>(eighth / 2);
+      const int n = (tile.row + group) * kGroupRows + static_cast<int>(eighth % 2) * 8;
       T* const to = static_cast<T*>(args.y) + token * args.ldy + n;
-      if (token < args.m) {
+      if (group < tile.rows && token < min(args.m, tile.token + kTokens)) {
         if (n + 8 <= args.n && reinterpret_cast<uintptr_t>(to) % 16 == 0) {
           *reinterpret_cast<uint4*>(to) = ptx::load_shared_4(mine);
         } else {
 #pragma unroll 1
-          for (int i = 0; i < 8 && n + i < args.n; ++i) {
-            reinterpret_cast<uint16_t*>(to)[i] = ptx::load_shared_short(mine + 2 * i);
+          for (int j = 0; j < 8 && n + j < args.n; ++j) {
+            reinterpret_cast<uint16_t*>(to)[j] = ptx::load_shared_short(mine + 2 * j);
           }
         }
       }
-      __syncwarp();
+      // The next results go where these are read, or where those before were.
+      if constexpr (!kTwoOuts) {
+        ptx::named_barrier(kWarpgroupStores + warp / 4, 128);
+      } else {
+        out ^= kOtherOut;
+      }
     };
     // Where several have sums of an output, each 16 tokens are one's own by turns, and the others give it theirs,
     // through where its stages were: first the turns of a block, then the blocks of a cluster.
-    const bool present = row_warp < tile.rows;
-    const auto in_range = [&](int i) { return present && tile.token + 8 * i < args.m; };
+    const bool present = row_warp < tile.rows, warpgroup_present = row_warp / 4 * 4 < tile.rows;
+    const auto in_range = [&](int i) { return warpgroup_present && tile.token + 8 * i < args.m; };
     const auto add = [&](int i, uint32_t from) {
       sums[i] = sum_of(sums[i], ptx::load_shared_floats(from));
       sums[i + 1] = sum_of(sums[i + 1], ptx::load_shared_floats(from + 512));
     };
     if constexpr (kDepth > 1) {
       static_assert(kDepth == 2);
-      constexpr int kBytes = kTiles / 4 * 1024;  // from a warp to its counterpart
+      constexpr int kBytes = (kPairs + 1) / 2 * 1024;  // from a warp to its counterpart
       const auto at = [&](int of_turn) { return ring + (of_turn * kRowWarps + row_warp) * kBytes + lane * 16; };
       multiplying_barrier();  // nobody reads a stage any more
 #pragma unroll
-      for (int i = 0; i < kTiles; i += 2) {
-        if (i / 2 % 2 != turn && in_range(i)) {
+      for (int i = 0; i < 2 * kPairs; i += 2) {
+        if (i / 2 % 2 != turn && present && in_range(i)) {
           ptx::store_shared_floats(at(turn) + i / 4 * 1024, sums[i]);
           ptx::store_shared_floats(at(turn) + i / 4 * 1024 + 512, sums[i + 1]);
         }
       }
       multiplying_barrier();
 #pragma unroll
-      for (int i = 0; i < kTiles; i += 2) {
-        if (i / 2 % 2 == turn && in_range(i)) add(i, at(1 - turn) + i / 4 * 1024);
+      for (int i = 0; i < 2 * kPairs; i += 2) {
+        if (i / 2 % 2 == turn && present && in_range(i)) add(i, at(1 - turn) + i / 4 * 1024);
       }
     }
     const int parts = index < whole ? 1 : split;
-    const int slots = (kTiles / 2 / kDepth + parts - 1) / parts;  // 16 tokens that a warp has for its own
+    constexpr int kMine = (kPairs + kDepth - 1) / kDepth;
+    const int slots = (kMine + parts - 1) / parts;  // 16 tokens that a warp has for its own
     const uint32_t my_sums = ring + warp * slots * 1024 + lane * 16;
     const auto for_each_slot = [&](auto&& act) {
       int owner = 0, slot = 0;
 #pragma unroll
-      for (int j = 0; j < kTiles / 2 / kDepth; ++j) {
+      for (int j = 0; j < kMine; ++j) {
         if constexpr (kDepth == 1) {
           if (in_range(2 * j)) act(2 * j, owner, slot);
         } else {
           if (turn == 0 && in_range(4 * j)) act(4 * j, owner, slot);
-          if (turn == 1 && in_range(4 * j + 2)) act(4 * j + 2, owner, slot);
+          if (4 * j + 2 < 2 * kPairs && turn == 1 && in_range(4 * j + 2)) act(4 * j + 2, owner, slot);
         }
         if (++owner == parts) owner = 0, ++slot;
       }
@@ -346,6 +355,7 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
       // The network between multiprocessors moves about 14 bytes a clock; a barrier counts what it brings.
       uint32_t bytes = 0;
       for_each_slot([&](int i, int owner, int slot) {
+        if (!present) return;
         if (owner == rank) {
           bytes += (parts - 1) * 1024;
           return;
@@ -364,7 +374,8 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
       if (parts > 1) {
         if (owner != rank) return;
 #pragma unroll 1
-        for (int sender = 0; sender < parts - 1; ++sender) add(i, my_sums + (sender * kWarps * slots + slot) * 1024);
+        for (int sender = 0; present && sender < parts - 1; ++sender)
+          add(i, my_sums + (sender * kWarps * slots + slot) * 1024);
       }
       store(tile.token + 8 * i, sums[i], sums[i + 1]);
     });

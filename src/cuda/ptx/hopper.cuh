@@ -152,101 +152,64 @@ __device__ inline void wgmma_wait() {
 
 // d (64 rows of a warpgroup x 8 kTiles tokens) += a (registers, 64 x 16) * b (shared memory, [token][k], 128-byte
 // swizzle).
-template <typename T, int kTiles>
-__device__ inline void wgmma(float4 (&d)[kTiles], const uint32_t (&a)[4], uint64_t b) {
-  constexpr bool kHalf = std::is_same_v<T, __half>;
-#define FLUTE_D(i) "+f"(d[i].x), "+f"(d[i].y), "+f"(d[i].z), "+f"(d[i].w)
-#define FLUTE_AB "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b)
-  static_assert(kTiles == 4 || kTiles == 8 || kTiles == 16 || kTiles == 32);
-  if constexpr (kTiles == 4 && kHalf) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-        "}, {%16, %17, %18, %19}, %20, 1, 1, 1, 0;"
-        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3)
-        : FLUTE_AB);
-  } else if constexpr (kTiles == 4 && !kHalf) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-        "}, {%16, %17, %18, %19}, %20, 1, 1, 1, 0;"
-        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3)
-        : FLUTE_AB);
-  } else if constexpr (kTiles == 8 && kHalf) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
-        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-        "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
-        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3), FLUTE_D(4), FLUTE_D(5), FLUTE_D(6), FLUTE_D(7)
-        : FLUTE_AB);
-  } else if constexpr (kTiles == 8 && !kHalf) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
-        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-        "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
-        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3), FLUTE_D(4), FLUTE_D(5), FLUTE_D(6), FLUTE_D(7)
-        : FLUTE_AB);
-  } else if constexpr (kTiles == 16 && kHalf) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
-        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
-        "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "
-        "%56, %57, %58, %59, %60, %61, %62, %63"
-        "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
-        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3), FLUTE_D(4), FLUTE_D(5), FLUTE_D(6), FLUTE_D(7), FLUTE_D(8),
-          FLUTE_D(9), FLUTE_D(10), FLUTE_D(11), FLUTE_D(12), FLUTE_D(13), FLUTE_D(14), FLUTE_D(15)
-        : FLUTE_AB);
-  } else if constexpr (kTiles == 16 && !kHalf) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
-        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
-        "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "
-        "%56, %57, %58, %59, %60, %61, %62, %63"
-        "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
-        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3), FLUTE_D(4), FLUTE_D(5), FLUTE_D(6), FLUTE_D(7), FLUTE_D(8),
-          FLUTE_D(9), FLUTE_D(10), FLUTE_D(11), FLUTE_D(12), FLUTE_D(13), FLUTE_D(14), FLUTE_D(15)
-        : FLUTE_AB);
-  } else if constexpr (kTiles == 32 && kHalf) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
-        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
-        "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "
-        "%56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, "
-        "%74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, "
-        "%92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, "
-        "%108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, "
-        "%123, %124, %125, %126, %127"
-        "}, {%128, %129, %130, %131}, %132, 1, 1, 1, 0;"
-        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3), FLUTE_D(4), FLUTE_D(5), FLUTE_D(6), FLUTE_D(7), FLUTE_D(8),
-          FLUTE_D(9), FLUTE_D(10), FLUTE_D(11), FLUTE_D(12), FLUTE_D(13), FLUTE_D(14), FLUTE_D(15), FLUTE_D(16),
-          FLUTE_D(17), FLUTE_D(18), FLUTE_D(19), FLUTE_D(20), FLUTE_D(21), FLUTE_D(22), FLUTE_D(23), FLUTE_D(24),
-          FLUTE_D(25), FLUTE_D(26), FLUTE_D(27), FLUTE_D(28), FLUTE_D(29), FLUTE_D(30), FLUTE_D(31)
-        : FLUTE_AB);
-  } else if constexpr (kTiles == 32 && !kHalf) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
-        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
-        "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
-        "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "
-        "%56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, "
-        "%74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, "
-        "%92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, "
-        "%108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, "
-        "%123, %124, %125, %126, %127"
-        "}, {%128, %129, %130, %131}, %132, 1, 1, 1, 0;"
-        : FLUTE_D(0), FLUTE_D(1), FLUTE_D(2), FLUTE_D(3), FLUTE_D(4), FLUTE_D(5), FLUTE_D(6), FLUTE_D(7), FLUTE_D(8),
-          FLUTE_D(9), FLUTE_D(10), FLUTE_D(11), FLUTE_D(12), FLUTE_D(13), FLUTE_D(14), FLUTE_D(15), FLUTE_D(16),
-          FLUTE_D(17), FLUTE_D(18), FLUTE_D(19), FLUTE_D(20), FLUTE_D(21), FLUTE_D(22), FLUTE_D(23), FLUTE_D(24),
-          FLUTE_D(25), FLUTE_D(26), FLUTE_D(27), FLUTE_D(28), FLUTE_D(29), FLUTE_D(30), FLUTE_D(31)
-        : FLUTE_AB);
+#define FLUTE_NUMBERS_0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define FLUTE_NUMBERS_16 \
+  FLUTE_NUMBERS_0 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define FLUTE_NUMBERS_32 \
+  FLUTE_NUMBERS_16 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define FLUTE_NUMBERS_48 \
+  FLUTE_NUMBERS_32 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define FLUTE_NUMBERS_80                                                                                             \
+  FLUTE_NUMBERS_48                                                                                                   \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, " \
+  "%86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define FLUTE_NUMBERS_112                                                                                            \
+  FLUTE_NUMBERS_80                                                                                                   \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, " \
+  "%115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define FLUTE_SUM(i) "+f"(d[i].x), "+f"(d[i].y), "+f"(d[i].z), "+f"(d[i].w)
+#define FLUTE_SUMS(i) FLUTE_SUM(i), FLUTE_SUM(i + 1), FLUTE_SUM(i + 2), FLUTE_SUM(i + 3)
+// `sums`: the numbers of the sums' registers; `operands`: those of a and b, which come next.
+#define FLUTE_WGMMA(tokens, type, sums, operands, ...)                                                              \
+  asm volatile("wgmma.mma_async.sync.aligned.m64n" #tokens "k16.f32." type " {" sums "}, " operands ", 1, 1, 1, 0;" \
+               : __VA_ARGS__                                                                                        \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
+#define FLUTE_WGMMA_OF(tokens, sums, operands, ...)                  \
+  if constexpr (kTiles == tokens / 8) {                              \
+    if constexpr (std::is_same_v<T, __half>) {                       \
+      FLUTE_WGMMA(tokens, "f16.f16", sums, operands, __VA_ARGS__);   \
+    } else {                                                         \
+      FLUTE_WGMMA(tokens, "bf16.bf16", sums, operands, __VA_ARGS__); \
+    }                                                                \
   }
-#undef FLUTE_AB
-#undef FLUTE_D
+template <typename T, int kTiles, int kSums>
+__device__ inline void wgmma(float4 (&d)[kSums], const uint32_t (&a)[4], uint64_t b) {
+  static_assert(kTiles == 4 || kTiles == 8 || kTiles == 12 || kTiles == 16 || kTiles == 17 || kTiles == 20 ||
+                kTiles == 24 || kTiles == 32);
+  FLUTE_WGMMA_OF(32, FLUTE_NUMBERS_0, "{%16, %17, %18, %19}, %20", FLUTE_SUMS(0))
+  FLUTE_WGMMA_OF(64, FLUTE_NUMBERS_16, "{%32, %33, %34, %35}, %36", FLUTE_SUMS(0), FLUTE_SUMS(4))
+  FLUTE_WGMMA_OF(96, FLUTE_NUMBERS_32, "{%48, %49, %50, %51}, %52", FLUTE_SUMS(0), FLUTE_SUMS(4), FLUTE_SUMS(8))
+  FLUTE_WGMMA_OF(128, FLUTE_NUMBERS_48, "{%64, %65, %66, %67}, %68", FLUTE_SUMS(0), FLUTE_SUMS(4), FLUTE_SUMS(8),
+                 FLUTE_SUMS(12))
+  FLUTE_WGMMA_OF(136, FLUTE_NUMBERS_48 ", %64, %65, %66, %67", "{%68, %69, %70, %71}, %72", FLUTE_SUMS(0),
+                 FLUTE_SUMS(4), FLUTE_SUMS(8), FLUTE_SUMS(12), FLUTE_SUM(16))
+  FLUTE_WGMMA_OF(
+      160, FLUTE_NUMBERS_48 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79",
+      "{%80, %81, %82, %83}, %84", FLUTE_SUMS(0), FLUTE_SUMS(4), FLUTE_SUMS(8), FLUTE_SUMS(12), FLUTE_SUMS(16))
+  FLUTE_WGMMA_OF(192, FLUTE_NUMBERS_80, "{%96, %97, %98, %99}, %100", FLUTE_SUMS(0), FLUTE_SUMS(4), FLUTE_SUMS(8),
+                 FLUTE_SUMS(12), FLUTE_SUMS(16), FLUTE_SUMS(20))
+  FLUTE_WGMMA_OF(256, FLUTE_NUMBERS_112, "{%128, %129, %130, %131}, %132", FLUTE_SUMS(0), FLUTE_SUMS(4), FLUTE_SUMS(8),
+                 FLUTE_SUMS(12), FLUTE_SUMS(16), FLUTE_SUMS(20), FLUTE_SUMS(24), FLUTE_SUMS(28))
 }
+#undef FLUTE_WGMMA_OF
+#undef FLUTE_WGMMA
+#undef FLUTE_SUMS
+#undef FLUTE_SUM
+#undef FLUTE_NUMBERS_112
+#undef FLUTE_NUMBERS_80
+#undef FLUTE_NUMBERS_48
+#undef FLUTE_NUMBERS_32
+#undef FLUTE_NUMBERS_16
+#undef FLUTE_NUMBERS_0
 
 }  // namespace flute::cuda::ptx

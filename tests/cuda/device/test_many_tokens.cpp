@@ -74,6 +74,19 @@ TEST_F(CudaManyTokens, MoreTilesThanTheCardHolds) {
   }
 }
 
+// Many rounds of each stage, a last tile of a single token, whole tiles and shared ones: activations land long before
+// weights, so warps that take stages by turns run ahead of each other as far as they ever do.
+TEST_F(CudaManyTokens, LongSums) {
+  auto random = fresh_random();
+  Draw draw;
+  draw.rows = {8192};
+  draw.k = 8192;
+  const GemmCase one(random, draw, 513);
+  for (int time = 0; time < 4; ++time) {
+    for (const int64_t m : {129, 513}) one.expect(m);
+  }
+}
+
 // One block's share of K may be a single unit, a block's rows a single row, a matrix smaller than a tile or much wider
 // than it is long.
 TEST_F(CudaManyTokens, ShapesAtTheEdge) {
