@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <optional>
 #include <set>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -13,41 +15,34 @@
 #include "model/blocks.hpp"
 #include "model/calibrated_blocks.hpp"
 #include "model/folding.hpp"
-#include "model/model.hpp"
-#include "model/tokenizer.hpp"
-#include "model/unicode.hpp"
 
 namespace flute::model {
 namespace {
 
-constexpr int64_t kWindow = 512;
+constexpr double kChoiceShare = 0.15;   // of the work, about, that choosing formats is
 constexpr int64_t kShares = 1'000'000;  // of the work, which progress is reported in
 
-/// Windows of `length` tokens, as many as there are up to `wanted` tokens, evenly over the text.
-std::vector<int32_t> calibration_ids(const Blocks& blocks, const std::filesystem::path& folder,
-                                     const CalibrationText& calibration, int64_t length) {
-  if (calibration.tokens < length) {
-    fail(ErrorCode::kInvalidArgument, "calibration: expected at least one window of {} tokens, found {}", length,
-         calibration.tokens);
+/// "layer=BITSgGROUP ...", to compare runs by.
+std::string formats_text(const io::QuantizeOptions& options) {
+  std::string text;
+  for (const auto& [name, format] : options.formats)
+    text += fmt::format("{}={}g{} ", name, format.bits, format.group_size);
+  return text;
+}
+
+/// The options of a run whose layers have been given formats: the most frequent one stands for all.
+io::QuantizeOptions with_formats(io::QuantizeOptions options, std::span<const ChosenFormat> chosen) {
+  std::map<std::pair<int, int64_t>, int> counts;
+  for (const ChosenFormat& one : chosen) {
+    for (const std::string& name : one.names) {
+      options.formats.insert_or_assign(name, one.format);
+      ++counts[{one.format.bits, one.format.group_size}];
+    }
   }
-  if (!is_well_formed(calibration.text)) {
-    fail(ErrorCode::kInvalidArgument, "{}: expected a text in UTF-8, found other bytes", calibration.name);
-  }
-  const Tokenizer tokenizer = Tokenizer::load(folder / "tokenizer.json");
-  const std::vector<int32_t> ids = encode_documents(tokenizer, blocks.config, calibration.text);
-  blocks.check(ids);
-  const int64_t there = static_cast<int64_t>(ids.size()) / length;
-  if (there == 0) {
-    fail(ErrorCode::kInvalidArgument, "{}: expected at least one window of {} tokens, found {} tokens",
-         calibration.name, length, ids.size());
-  }
-  const int64_t windows = std::min(there, calibration.tokens / length);
-  std::vector<int32_t> chosen;
-  for (int64_t i = 0; i < windows; ++i) {
-    const auto begin = ids.begin() + static_cast<std::ptrdiff_t>(i * there / windows * length);
-    chosen.insert(chosen.end(), begin, begin + static_cast<std::ptrdiff_t>(length));
-  }
-  return chosen;
+  const auto most =
+      std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  if (most != counts.end()) std::tie(options.bits, options.group_size) = most->first;
+  return options;
 }
 
 /// The calibration tokens on their way through the blocks.
@@ -55,19 +50,20 @@ class Calibration {
  public:
   Calibration(const std::filesystem::path& source, const std::filesystem::path& target,
               const io::QuantizeOptions& options, const CalibrationText& text, ThreadPool* threads,
-              const CalibrationProgress& progress)
+              const CalibrationProgress& progress, double share_before)
       : options_(options),
         threads_(threads),
         progress_(progress),
+        share_before_(share_before),
         target_(target),
         blocks_(source, threads),
         output_(blocks_.checkpoint, target, options),
-        length_(std::min(kWindow, blocks_.config.max_position_embeddings)),
+        length_(calibration_window(blocks_.config)),
         text_(text),
-        ids_(calibration_ids(blocks_, blocks_.checkpoint.folder(), text, length_)),
+        ids_(calibration_ids(blocks_, text)),
         windows_(static_cast<int64_t>(ids_.size()) / length_),
         activations_(blocks_.config, length_),
-        cache_(one_layer(blocks_.config), length_),
+        cache_(KvCache::of_one_block(blocks_.config, length_)),
         rope_table_(blocks_.rope, 0, length_) {
     check_layers();
   }
@@ -107,11 +103,6 @@ class Calibration {
   }
 
  private:
-  static io::ModelConfig one_layer(io::ModelConfig config) {
-    config.num_layers = 1;
-    return config;
-  }
-
   std::vector<const io::PlannedTensor*> planned_layers(int64_t layer) const {
     std::vector<const io::PlannedTensor*> result;
     for (const LayerGroup& group : layer_groups(blocks_.config, layer)) {
@@ -136,6 +127,7 @@ class Calibration {
                      {"include", options_.include},
                      {"exclude", options_.exclude},
                      {"layer-bits", options_.layer_bits},
+                     {"chosen formats", formats_text(options_)},
                      {"calibration-tokens", text_.tokens}};
     if (codebooks.label().starts_with("file:")) {  // which says nothing of what is in it
       run.arguments["codebook values"] = codebooks.make(options_.bits, "--bits").values;
@@ -240,7 +232,8 @@ class Calibration {
   void report_progress(double work, std::string_view what) {
     done_ += work;
     // Sums of fractions end near the total; only finish() says that all is done.
-    const auto shares = static_cast<int64_t>(done_ / total_ * static_cast<double>(kShares));
+    const double share = share_before_ + (1 - share_before_) * done_ / total_;
+    const auto shares = static_cast<int64_t>(share * static_cast<double>(kShares));
     if (progress_) progress_(std::min(shares, kShares - 1), kShares, what);
   }
 
@@ -465,6 +458,7 @@ class Calibration {
   const io::QuantizeOptions& options_;
   ThreadPool* threads_;
   const CalibrationProgress& progress_;
+  double share_before_;  // of the run's work, that was done before
   std::filesystem::path target_;
   Blocks blocks_;
   io::QuantizedOutput output_;
@@ -488,7 +482,21 @@ CalibratedReport quantize_calibrated(const std::filesystem::path& source, const 
   if (options.method != "awq" && options.method != "gptq" && options.method != "ldlq") {
     fail(ErrorCode::kInvalidArgument, "method: expected awq, gptq or ldlq, found '{}'", io::printable(options.method));
   }
-  return Calibration(source, target, options, calibration, threads, progress).run();
+  if (!options.target) return Calibration(source, target, options, calibration, threads, progress, 0).run();
+  std::vector<ChosenFormat> chosen;
+  {
+    const Blocks blocks(source, threads);
+    double done = 0;
+    chosen = choose_formats(blocks, options, calibration, [&](double share) {
+      done += share;
+      const auto shares = static_cast<int64_t>(done * kChoiceShare * static_cast<double>(kShares));
+      if (progress) progress(std::min(shares, kShares - 1), kShares, "what layers cost");
+    });
+  }
+  const io::QuantizeOptions with = with_formats(options, chosen);
+  CalibratedReport report = Calibration(source, target, with, calibration, threads, progress, kChoiceShare).run();
+  report.chosen = std::move(chosen);
+  return report;
 }
 
 }  // namespace flute::model
