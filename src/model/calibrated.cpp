@@ -223,8 +223,10 @@ class Calibration {
     return layers > 0 ? layers + tokens() * (input_work(group) + moments_work(group)) : 0;
   }
   double block_work(int64_t layer) const {
-    double work = tokens() * (attention_work() + output_work() + 1.5 * mlp_work());
-    for (const LayerGroup& group : layer_groups(blocks_.config, layer)) work += group_work(group);
+    const std::array<LayerGroup, 4> groups = layer_groups(blocks_.config, layer);
+    double work = tokens() * (output_work() + 1.5 * mlp_work());
+    if (!keeps_attention(groups[1])) work += tokens() * attention_work();
+    for (const LayerGroup& group : groups) work += group_work(group);
     return work;
   }
   double tokens() const { return static_cast<double>(windows_ * length_); }
@@ -251,6 +253,9 @@ class Calibration {
       }
     });
   }
+
+  /// Is what goes into the output projection still right when its layer has been quantized? awq changes what makes it.
+  bool keeps_attention(const LayerGroup& output) const { return options_.method != "awq" && is_planned(output); }
 
   bool is_planned(const LayerGroup& group) const {
     return std::any_of(group.names.begin(), group.names.end(), [&](const auto& name) { return output_.find(name); });
@@ -380,6 +385,7 @@ class Calibration {
       cache_.clear();
       blocks_.attend_rows(block, layer, 0, m, rope_table_, cache_, a);
     };
+    std::unique_ptr<float[]> attended;  // [windows, length, output.k], what keeps_attention() is for
     if (options_.method == "awq") {
       quantize_scaled(std::array{&qkv, &output}, "inputs of attention", [&](auto& moments) {
         blocks_.norm_for_attention(block, m, a);
@@ -397,17 +403,27 @@ class Calibration {
       });
       block = blocks_.read_block(layer, &quantized_);
       quantize(output, [&](InputMoments& moments) {
+        attended = Activations::allocate(windows_ * m * output.k);
+        float* next = attended.get();
         for_windows_of(output, "outputs of attention", [&] {
           attend();
           moments.add(a.attention.get(), output.k, m, threads_);
+          next = std::copy_n(a.attention.get(), m * output.k, next);
         });
       });
     }
     block = blocks_.read_block(layer, &quantized_);
-    for_windows(true, attention_work() + output_work(), "attention", [&] {
-      attend();
+    const float* next = attended.get();
+    for_windows(true, output_work() + (keeps_attention(output) ? 0 : attention_work()), "attention", [&] {
+      if (next == nullptr) {
+        attend();
+      } else {
+        std::copy_n(next, m * output.k, a.attention.get());
+        next += m * output.k;
+      }
       blocks_.add_attention(block, m, a);
     });
+    attended.reset();
     if (options_.method == "awq") {
       quantize_scaled(std::array{&gate_up, &down}, "inputs of the MLP", [&](auto& moments) {
         blocks_.norm_for_mlp(block, m, a);
