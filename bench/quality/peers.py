@@ -110,6 +110,9 @@ def theirs(options, method, symmetric, target):
 def ours(options, method, target):
     command = [options.flute, "quantize", options.model, target, "--method", method, "--codebook", "int"]
     command += ["--bits", options.bits, "--group-size", options.group_size, "--calibration", options.calibration]
+    if method == "gptq":  # whose scales are absmax / 7 at 4 bits here and absmax / 7.5 there
+        largest = 2 ** (options.bits - 1) - 1
+        command += ["--clip", largest / (largest + 0.5)]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
 
 

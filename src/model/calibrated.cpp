@@ -380,8 +380,7 @@ class Calibration {
     const LayerGroup &qkv = of_layer[0], &output = of_layer[1], &gate_up = of_layer[2], &down = of_layer[3];
     Activations& a = activations_;
     Block block = blocks_.read_block(layer);
-    const auto attend = [&] {
-      blocks_.norm_for_attention(block, m, a);
+    const auto attend = [&] {  // to the normed
       cache_.clear();
       blocks_.attend_rows(block, layer, 0, m, rope_table_, cache_, a);
     };
@@ -406,6 +405,7 @@ class Calibration {
         attended = Activations::allocate(windows_ * m * output.k);
         float* next = attended.get();
         for_windows_of(output, "outputs of attention", [&] {
+          blocks_.norm_for_attention(block, m, a);
           attend();
           moments.add(a.attention.get(), output.k, m, threads_);
           next = std::copy_n(a.attention.get(), m * output.k, next);
@@ -416,6 +416,7 @@ class Calibration {
     const float* next = attended.get();
     for_windows(true, output_work() + (keeps_attention(output) ? 0 : attention_work()), "attention", [&] {
       if (next == nullptr) {
+        blocks_.norm_for_attention(block, m, a);
         attend();
       } else {
         std::copy_n(next, m * output.k, a.attention.get());
