@@ -25,18 +25,21 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 try:
-    from llmcompressor.modifiers.transform.awq import AWQModifier
     from llmcompressor.modifiers.quantization import QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
 except ImportError:
     from llmcompressor.modifiers.awq import AWQModifier
 
     QuantizationModifier = None
 
+if not torch.cuda.is_available():
+    torch.Tensor.pin_memory = lambda self, *_: self  # which its AWQ asks for, and PyTorch refuses without a driver
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-WINDOW, WINDOWS = 512, 128
+WINDOW = 512
 
 
-def calibration_windows(folder, text):
+def calibration_windows(folder, text, count):
     """What `flute quantize` takes (src/model/calibration_text.cpp)."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
@@ -46,7 +49,7 @@ def calibration_windows(folder, text):
         ids += [config["bos_token_id"]] + tokenizer.encode(document, add_special_tokens=False)
         ids += [eos[0] if isinstance(eos, list) else eos]
     there = len(ids) // WINDOW
-    starts = [i * there // WINDOWS * WINDOW for i in range(WINDOWS)]
+    starts = [i * there // count * WINDOW for i in range(count)]
     return Dataset.from_dict(
         {
             "input_ids": [ids[start : start + WINDOW] for start in starts],
@@ -88,10 +91,10 @@ def theirs(options, method, symmetric, target):
     text = options.calibration.read_text(encoding="utf-8")
     oneshot(
         model=model,
-        dataset=calibration_windows(options.model, text),
+        dataset=calibration_windows(options.model, text, options.windows),
         recipe=recipes(options, method, symmetric),
         max_seq_length=WINDOW,
-        num_calibration_samples=WINDOWS,
+        num_calibration_samples=options.windows,
         shuffle_calibration_samples=False,
     )
     tied = model.config.tie_word_embeddings
@@ -110,6 +113,7 @@ def theirs(options, method, symmetric, target):
 def ours(options, method, target):
     command = [options.flute, "quantize", options.model, target, "--method", method, "--codebook", "int"]
     command += ["--bits", options.bits, "--group-size", options.group_size, "--calibration", options.calibration]
+    command += ["--calibration-tokens", WINDOW * options.windows]
     if method == "gptq":  # whose scales are absmax / 7 at 4 bits here and absmax / 7.5 there
         largest = 2 ** (options.bits - 1) - 1
         command += ["--clip", largest / (largest + 0.5)]
@@ -124,6 +128,7 @@ def main():
     parser.add_argument("--bits", type=int, default=4)
     parser.add_argument("--group-size", type=int, default=64)
     parser.add_argument("--methods", nargs="+", default=["gptq", "awq"], choices=["gptq", "awq"])
+    parser.add_argument("--windows", type=int, default=128, help="of 512 tokens to calibrate with")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="file that results are added to")
     parser.add_argument("--flute", type=pathlib.Path, default=ROOT / "build/flute", help="the program")
     options = parser.parse_args()
@@ -144,6 +149,7 @@ def main():
                     "implementation": name,
                     "bits": options.bits,
                     "group": options.group_size,
+                    "windows": options.windows,
                     "seconds": round(time.monotonic() - begin, 1),
                     "perplexity": perplexity(options, target),
                 }

@@ -31,6 +31,7 @@ __all__ = ["Report", "tune"]
 Progress: TypeAlias = Callable[[str, int, int, float], None]
 
 _DTYPES = ("fp32", "bf16")
+_METHODS = ("tables", "nfl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,7 @@ def tune(
     target: str | os.PathLike[str],
     *,
     text: str | os.PathLike[str],
+    method: str = "tables",
     held_out: str | os.PathLike[str] | None = None,
     steps: SupportsIndex = 150,
     tokens: SupportsIndex = 1024,
@@ -80,6 +82,8 @@ def tune(
     quantized: a folder that `flute quantize` wrote. target: a folder that does not exist yet; it appears when it is
         whole.
     text: a file in UTF-8 like what the model will read; a line of one NUL character ends a document.
+    method: "tables": scales and tables, by the divergence. "nfl", learned NormalFloat: only scales, by the loss of
+        predicting `text`; the table stays, and codes are always those of the nearest values, so that they change.
     held_out: a file to measure with; None: some windows of `text`, which are then not learned from.
     steps: of Adam. tokens: that each step learns from, a multiple of `window`, the length of the pieces of text.
     learning_rate: of the scales, relative to their size, at the first step; it falls to 0 along a cosine, and that of
@@ -89,7 +93,7 @@ def tune(
     dtype: "fp32" or "bf16", what the model computes in. Scales and tables are trained in float32 either way.
     device: what PyTorch calls one.
     progress: called as it goes with "before", "tune" or "after", how many of how many windows ("before" and "after",
-        which measure) or steps ("tune") are done, and the divergence: the mean so far, or the step's.
+        which measure) or steps ("tune") are done, and the divergence: the mean so far, or the step's loss.
 
     Raises TypeError, ValueError, flute.Error; ImportError without PyTorch or transformers.
     """
@@ -103,6 +107,8 @@ def tune(
     seed = integer(seed, "tune: seed", 0, 2**63 - 1)
     if dtype not in _DTYPES:
         raise ValueError(f"tune: dtype: expected 'fp32' or 'bf16', found {dtype!r}")
+    if method not in _METHODS:
+        raise ValueError(f"tune: method: expected 'tables' or 'nfl', found {method!r}")
     origin, source, goal = Path(original), Path(quantized), Path(target)
     layers = _layers(origin, source)
     _tune_files.check_target(goal, source)
@@ -111,7 +117,9 @@ def tune(
 
     torch, parts = _needed()
     _check_device(torch, device)
-    model: TunedModel = parts.TunedModel(layers, origin, device, torch.float32 if dtype == "fp32" else torch.bfloat16)
+    model: TunedModel = parts.TunedModel(
+        layers, origin, device, torch.float32 if dtype == "fp32" else torch.bfloat16, method
+    )
 
     def windows_of(path: Path, content: str, least: int) -> "Windows":
         result: Windows = parts.windows_of(content, origin, window, model.model.config)
@@ -144,7 +152,7 @@ def tune(
     seconds = time.monotonic() - start
     model.settle()
     after = model.measure(measured, batch, stage("after"))
-    _tune_files.write(source, goal, model.changed())
+    _tune_files.write(source, goal, model.changed(), method)
     return Report(
         before.divergence,
         after.divergence,
@@ -257,6 +265,13 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         metavar="TEXT",
         help="UTF-8 text like what the model will read, to learn from; a line of one NUL character ends a document",
+    )
+    parser.add_argument(
+        "--method",
+        choices=_METHODS,
+        default="tables",
+        help="tables (default): scales and tables learn, codes stay; nfl (learned NormalFloat): only scales learn, by "
+        "predicting the text, and codes follow them",
     )
     parser.add_argument(
         "--held-out", metavar="TEXT", help="another text, to measure with (default: 8 windows of the first, left out)"

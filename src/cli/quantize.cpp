@@ -68,6 +68,11 @@ void complete(Options& options) {
   if (!options.bits_given && !is_codebook_name(quantize.codebook)) {
     quantize.bits = io::read_codebook_file(quantize.codebook).bits;
   }
+  if (quantize.method == "nfl") {
+    throw UsageError(
+        "--method nfl: learned NormalFloat takes gradients, which the Python package computes: flute quantize SRC "
+        "QUANTIZED --bits N, then python -m flute.tune --method nfl SRC QUANTIZED DST --text TEXT");
+  }
   if (!options.method_given && !options.calibration.empty()) quantize.method = "ldlq";
   const bool calibrates = is_calibrated(quantize.method);
   if (calibrates && options.calibration.empty() && !options.dry_run) {
@@ -249,8 +254,9 @@ void add_quantize(CLI::App& app, Command& chosen) {
               "and a table for each matrix that leave little squared error in the weights), awq (inputs scaled so that "
               "rounding hurts the large ones less, any table; changes norms), gptq (error feedback, any table) or ldlq "
               "(scales, table and codes learned; the best, and the default with --calibration). awq, gptq and ldlq "
-              "need --calibration")
-          ->check(CLI::IsMember({"rtn", "mse", "awq", "gptq", "ldlq"}).description(""))
+              "need --calibration. Learned NormalFloat, nfl, is in the Python package: python -m flute.tune --method "
+              "nfl")
+          ->check(CLI::IsMember({"rtn", "mse", "awq", "gptq", "ldlq", "nfl"}).description(""))
           ->type_name("NAME");
   command
       ->add_option("--calibration", options->calibration,

@@ -65,6 +65,12 @@ def test_target_bits_refuse_what_contradicts_them(flute, tmp_path, arguments, fo
     assert not (tmp_path / "out").exists()
 
 
+def test_learned_normalfloat_says_where_it_is(flute, tmp_path):
+    flute.fails(
+        "quantize", LLAMA, tmp_path / "out", "--method", "nfl", code=2, mentions=["python -m flute.tune --method nfl"]
+    )
+
+
 def test_mse_needs_no_text_and_leaves_less_error(flute, tmp_path):
     errors = {}
     for method in ("rtn", "mse"):
