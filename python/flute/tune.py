@@ -218,7 +218,8 @@ class _Bar:
     _WIDTH = 24
     _NAMES = {"before": "measure", "tune": "tune", "after": "measure"}
 
-    def __init__(self) -> None:
+    def __init__(self, method: str) -> None:
+        self.loss = "loss" if method == "nfl" else "divergence"  # of a step
         self.terminal = sys.stderr.isatty()
         self.stage = ""
         self.start = self.last = time.monotonic()
@@ -228,14 +229,15 @@ class _Bar:
         now = time.monotonic()
         if stage != self.stage:
             self.stage, self.start, self.value = stage, now, value
-        # A step's divergence goes up and down with its text, a mean of those measured does not.
+        # A step's loss goes up and down with its text, a mean of those measured does not.
         self.value = 0.9 * self.value + 0.1 * value if stage == "tune" else value
         if now - self.last < (0.1 if self.terminal else 10) and not (self.terminal and done == total):
             return
         self.last = now
         left = f"  {_duration((now - self.start) / (done - 1) * (total - done))} left" if done > 1 else ""
         share, unit = done / total, "step" if stage == "tune" else "window"
-        figures = f"{100 * share:.0f} %  {unit} {done} of {total}  divergence {self.value:.4f}{left}"
+        name = self.loss if stage == "tune" else "divergence"
+        figures = f"{100 * share:.0f} %  {unit} {done} of {total}  {name} {self.value:.4f}{left}"
         if self.terminal:
             filled = int(share * self._WIDTH)
             bar = "█" * filled + "░" * (self._WIDTH - filled)
@@ -301,7 +303,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if threads is not None:
             _needed()[0].set_num_threads(integer(threads, "tune: threads", 1, 4096))
-        report = tune(**options, progress=_Bar())
+        report = tune(**options, progress=_Bar(options["method"]))
     except (ImportError, TypeError, ValueError, MemoryError, Error) as error:
         print(f"flute: {error}", file=sys.stderr)
         return 1
