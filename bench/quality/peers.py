@@ -18,6 +18,7 @@ import tempfile
 import time
 
 import torch
+from compressed_tensors.quantization import fake_quantize
 from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import GPTQModifier
@@ -97,6 +98,11 @@ def theirs(options, method, symmetric, target):
         num_calibration_samples=options.windows,
         shuffle_calibration_samples=False,
     )
+    for module in model.modules():
+        arguments = getattr(getattr(module, "quantization_scheme", None), "weights", None)
+        if arguments is not None:  # GPTQ leaves rounded weights, AWQ rounds in each call
+            point = getattr(module, "weight_zero_point", None)
+            module.weight.data = fake_quantize(module.weight, module.weight_scale, point, arguments)
     tied = model.config.tie_word_embeddings
     kept = {
         name: tensor.detach().contiguous()

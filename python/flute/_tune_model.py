@@ -26,6 +26,9 @@ HELD_OUT = 8
 RATE = 0.016
 """Divided by the length of a layer's table it is the learning rate: what there is to correct halves with each bit."""
 
+NFL_RATE = 0.064
+"""The same with nfl, where scales alone learn, and a code changes only when its scale has moved far enough."""
+
 
 class Measured(NamedTuple):
     """What a model does on some windows."""
@@ -179,14 +182,14 @@ def train(
     progress: Callable[[int, int, float], None],
 ) -> None:
     """Adam with a learning rate that falls to 0 along a cosine; the tables' is half of the scales'. None: 2^-bits of
-    RATE.
+    RATE or NFL_RATE.
 
     A step takes `batch` windows in an order that `seed` gives; all are taken before one is taken again.
     progress is called after each step with its number from 1, the number of steps, and the loss.
     """
     groups: list[dict[str, Any]] = []
     for layer in model.layers.values():
-        rate = RATE / layer.shift.shape[-1] if learning_rate is None else learning_rate
+        rate = (NFL_RATE if model.rounds else RATE) / layer.shift.shape[-1] if learning_rate is None else learning_rate
         groups.append({"params": [layer.log_scales], "lr": rate})
         if not model.rounds:
             groups.append({"params": [layer.shift], "lr": rate / 2})

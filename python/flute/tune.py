@@ -87,7 +87,8 @@ def tune(
     held_out: a file to measure with; None: some windows of `text`, which are then not learned from.
     steps: of Adam. tokens: that each step learns from, a multiple of `window`, the length of the pieces of text.
     learning_rate: of the scales, relative to their size, at the first step; it falls to 0 along a cosine, and that of
-        the tables, relative to their largest magnitude, is half of it. None: 0.016 / 2^bits, each layer's own.
+        the tables, relative to their largest magnitude, is half of it. None: 0.016 / 2^bits, with nfl
+        0.064 / 2^bits, each layer's own.
     seed: gives the order of the windows. On the CPU the same call with the same number of threads, on the same machine
         with the same PyTorch, writes the same bytes.
     dtype: "fp32" or "bf16", what the model computes in. Scales and tables are trained in float32 either way.
@@ -286,7 +287,8 @@ def _parser() -> argparse.ArgumentParser:
         "--learning-rate",
         type=float,
         metavar="RATE",
-        help="of the scales, relative; half of it for the tables (default: 0.016 / 2^bits, each layer's own)",
+        help="of the scales, relative; half of it for the tables (default: 0.016 / 2^bits, each layer's own; with nfl "
+        "0.064 / 2^bits)",
     )
     parser.add_argument("--seed", default=0, help="gives the order of the windows (default: 0)", **number)
     parser.add_argument("--dtype", choices=_DTYPES, default="fp32", help="what the model computes in (default: fp32)")

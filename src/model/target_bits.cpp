@@ -46,7 +46,7 @@ class Chooser {
     const int64_t budget = check_budget(alternatives);
 
     CalibrationText text = calibration;
-    text.tokens = std::max(std::min(kTokens, calibration.tokens), calibration_window(blocks_.config));
+    text.tokens = std::min(kTokens, calibration.tokens);
     const std::vector<double> measured = measure_divergence(
         blocks_, calibration_ids(blocks_, text), calibration_window(blocks_.config), groups_,
         [&](const LayerGroup& group) { return rounded(group); },
