@@ -60,8 +60,8 @@ def seconds(value):
 
 
 def formats_of(cells):
-    """(bits, group), the widest first."""
-    return sorted({key[2:] for key in cells if key[1] != "none"}, key=lambda one: (-one[0], -one[1]))
+    """(bits, group), the widest first; group 0 are layers with formats of their own."""
+    return sorted({key[2:] for key in cells if key[3] != 0}, key=lambda one: (-one[0], -one[1]))
 
 
 def span(values, digits):
@@ -94,11 +94,33 @@ def perplexity_table(cells, models):
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def target_table(cells, models):
+    """Chosen formats beside the best uniform ones that are as large."""
+    rows = [["bits per weight, at most", "all layers alike", "chosen, `--target-bits`"], ["---"] * 3]
+    for target in sorted({key[2] for key in cells if key[1] == "ldlq" and key[3] == 0}):
+        alike, chosen, sizes = [], [], []
+        for model in models:
+            # Tables, 0.002 bits here, are not held against the uniform ones.
+            some = [
+                cell
+                for key, cell in cells.items()
+                if key[:2] == (model, "ldlq") and key[3] != 0 and cell["bits_per_weight"] < target + 0.01
+            ]
+            best = min(some, key=lambda cell: cell["perplexity"])
+            alike.append(f"{number(best['perplexity'])} ({best['bits']} bits, group {best['group']})")
+            cell = cells[(model, "ldlq", target, 0)]
+            chosen.append(number(cell["perplexity"]))
+            sizes.append(cell["bits_per_weight"])
+        rows.append([str(target), " / ".join(alike), f"**{' / '.join(chosen)}** ({span(sizes, '{:.3f}'.format)} bits)"])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def cost_table(cells, models):
     rows = [["", "processor time, s", "peak memory, MB"], ["---"] * 3]
     for method in METHODS:
         some = [
-            [cell for key, cell in cells.items() if key[0] == model and key[1].split()[0] == method] for model in models
+            [cell for key, cell in cells.items() if key[0] == model and key[1].split()[0] == method and key[3] != 0]
+            for model in models
         ]
         times = [span([cell["cpu_seconds"] for cell in of_model], seconds) for of_model in some]
         peaks = [f"{max(cell['peak_bytes'] for cell in of_model) / 1e6:.0f}" for of_model in some]
@@ -109,7 +131,7 @@ def cost_table(cells, models):
 def draw(cells, models, path):
     left, right, above, below, panel, gap = 78, 96, 110, 56, 300, 34
     width, height = left + right + len(models) * panel + (len(models) - 1) * gap, 488
-    groups = [key[3] for key in cells if key[1] != "none"]
+    groups = [key[3] for key in cells if key[3] != 0]
     shown = max(sorted(set(groups)), key=groups.count)
     bits = [cell["bits_per_weight"] for key, cell in cells.items() if key[3] == shown]
     low, high = min(bits) - 0.25, max(bits) + 0.25
@@ -177,6 +199,7 @@ def main():
     draw(cells, models, options.image)
     page = options.page.read_text(encoding="utf-8")
     page = replace_between(page, "perplexity", perplexity_table(cells, models))
+    page = replace_between(page, "target", target_table(cells, models))
     page = replace_between(page, "cost", cost_table(cells, models))
     options.page.write_text(page, encoding="utf-8")
 

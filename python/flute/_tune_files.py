@@ -87,10 +87,11 @@ def check_target(target: Path, quantized: Path) -> None:
         raise ValueError(f"tune: {target}: expected a target outside of {quantized}, found one in it")
 
 
-def write(quantized: Path, target: Path, changed: Mapping[str, Array]) -> None:
+def write(quantized: Path, target: Path, changed: Mapping[str, Array], method: str) -> None:
     """Makes `target` from `quantized` with these tensors' bytes in the place of the old; it appears when it is whole.
 
-    In config.json, the codebook of all layers is "learned", and "tuned" is true. flute.Error of kind "io".
+    In config.json "tuned" is true; nfl becomes the method, otherwise the codebook of all layers is "learned".
+    flute.Error of kind "io".
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +103,7 @@ def write(quantized: Path, target: Path, changed: Mapping[str, Array]) -> None:
                     _replace(place, changed[name])
             path = folder / "config.json"
             _make_writable(path)
-            path.write_text(_config(json.loads(path.read_bytes())), encoding="utf-8")
+            path.write_text(_config(json.loads(path.read_bytes()), method), encoding="utf-8")
             os.rename(folder, target)
     except OSError as error:
         raise Error(f"tune: {error}", "io") from None
@@ -122,10 +123,13 @@ def _make_writable(path: Path) -> None:
     path.chmod(path.stat().st_mode | 0o200)
 
 
-def _config(config: dict[str, Any]) -> str:
+def _config(config: dict[str, Any], method: str) -> str:
     settings = config["quantization_config"]
-    settings["codebook"] = "learned"
     settings["tuned"] = True
+    if method == "nfl":
+        settings["method"] = method
+        return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    settings["codebook"] = "learned"
     layers = settings.pop("layers", None) or {}
     for layer in layers.values():
         layer.pop("codebook", None)

@@ -69,6 +69,48 @@ class Multiply(torch.autograd.Function):
         return to_x, to_scales, to_table if table.dim() == 2 else to_table.sum(0), None, None
 
 
+def nearest(table: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """The code of the table's value nearest to each value: int64, as `values`. table: [2^bits]."""
+    ascending, order = table.sort()
+    return order[torch.bucketize(values, (ascending[1:] + ascending[:-1]) / 2)]
+
+
+class MultiplyRounded(torch.autograd.Function):
+    """Y = X Q^T, Q being the weights rounded with these scales, with gradients for X and scales.
+
+    Q[n, k] = table[c] * s, c the code of the value nearest to r = W[n, k] / s. Straight through the rounding, as if
+    it moved as r does between the table's ends, and not at all beyond: dQ/ds = table[c] - r, and table[c] beyond.
+    x: [..., K]. scales: fp32 [N, ceil(K / group)]. table: fp32 [2^bits]. weight: [N, K].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, scales: torch.Tensor, table: torch.Tensor, weight: torch.Tensor, group: int
+    ) -> torch.Tensor:
+        ctx.save_for_backward(x, scales, table, weight)
+        ctx.group = group
+        wide = spread(scales, group, weight.shape[1])
+        rounded = table[nearest(table, ratios(weight, wide))].mul_(wide)
+        return torch.nn.functional.linear(x, rounded.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, scales, table, weight = ctx.saved_tensors
+        wide = spread(scales, ctx.group, weight.shape[1])
+        ratio = ratios(weight, wide)
+        values = table[nearest(table, ratio)]
+        to_x = gradient @ (values * wide).to(gradient.dtype) if ctx.needs_input_grad[0] else None
+        to_weight = (gradient.flatten(0, -2).T @ x.flatten(0, -2)).float()
+        inside = (ratio >= table.min()) & (ratio <= table.max())
+        slope = values - torch.where(inside, ratio, 0)
+        return to_x, sum_of_groups(slope.mul_(to_weight), ctx.group), None, None, None
+
+
+def ratios(weight: torch.Tensor, wide: torch.Tensor) -> torch.Tensor:
+    """W / scale, 0 where the scale is."""
+    return torch.where(wide == 0, 0, weight.float() / wide)
+
+
 class TunedLinear(torch.nn.Module):
     """`linear`, and the same layer of q's codes: `original` says which of the two multiplies.
 
@@ -119,6 +161,29 @@ class TunedLinear(torch.nn.Module):
     def stored(self) -> tuple[Array, Array]:
         """Scales and table as a file holds them, after `settle`; bf16 as bits."""
         return _stored(self.start_scales.cpu().numpy(), self.element), self.start_table.cpu().numpy()
+
+
+class RoundedLinear(TunedLinear):
+    """Learned NormalFloat: only scales learn, and codes are always those of the values nearest to W / scale."""
+
+    def __init__(self, q: QuantizedTensor, linear: torch.nn.Linear) -> None:
+        super().__init__(q, linear)
+        if self.offsets is not None or self.start_table.dim() != 1:
+            raise Error("tune: nfl: expected layers with one table and no offsets, found others", "format")
+        self.shift.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.original:
+            return self.linear(x)
+        y: torch.Tensor = MultiplyRounded.apply(x, self.scales(), self.start_table, self.linear.weight, self.group)
+        return y if self.linear.bias is None else y + self.linear.bias
+
+    @torch.no_grad()
+    def settle(self, name: str) -> None:
+        super().settle(name)
+        weight = self.linear.weight
+        ratio = ratios(weight, spread(self.start_scales, self.group, weight.shape[1]))
+        self.codes = nearest(self.start_table, ratio).to(torch.uint8)
 
 
 def _fp32(values: Array) -> torch.Tensor:

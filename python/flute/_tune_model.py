@@ -14,7 +14,8 @@ from transformers.utils import logging
 from ._arrays import Array
 from ._checkpoint import Checkpoint
 from ._library import Error
-from ._tune_layer import TunedLinear
+from ._packing import pack_codes
+from ._tune_layer import RoundedLinear, TunedLinear
 
 Windows = list[torch.Tensor]
 """Token ids, [length] each."""
@@ -24,6 +25,9 @@ HELD_OUT = 8
 
 RATE = 0.016
 """Divided by the length of a layer's table it is the learning rate: what there is to correct halves with each bit."""
+
+NFL_RATE = 0.064
+"""The same with nfl, where scales alone learn, and a code changes only when its scale has moved far enough."""
 
 
 class Measured(NamedTuple):
@@ -38,9 +42,11 @@ class Measured(NamedTuple):
 class TunedModel:
     """The original model, with TunedLinear in the place of the layers that are quantized."""
 
-    def __init__(self, layers: Checkpoint, original: Path, device: "str | torch.device", dtype: torch.dtype) -> None:
+    def __init__(
+        self, layers: Checkpoint, original: Path, device: "str | torch.device", dtype: torch.dtype, method: str
+    ) -> None:
         self.model = _load(original, dtype).eval().requires_grad_(False).to(device)
-        self.device = device
+        self.device, self.rounds = device, method == "nfl"
         self.layers: dict[str, TunedLinear] = {}
         modules = dict(self.model.named_modules())
         for name, q in layers.items():
@@ -51,7 +57,7 @@ class TunedModel:
             expected = (linear.out_features, linear.in_features)
             if q.shape != expected:
                 raise Error(f"tune: {name}: expected shape {list(expected)}, found {list(q.shape)}", "format")
-            self.layers[name] = TunedLinear(q, linear)
+            self.layers[name] = (RoundedLinear if self.rounds else TunedLinear)(q, linear)
             self.model.set_submodule(name, self.layers[name])
 
     @contextmanager
@@ -71,6 +77,14 @@ class TunedModel:
         with self.original(), torch.no_grad():
             expected = self._log_probabilities(ids)
         return _divergence(self._log_probabilities(ids), expected)
+
+    def loss(self, windows: Windows) -> torch.Tensor:
+        """What training makes small: with nfl that of predicting the text, otherwise the divergence."""
+        if not self.rounds:
+            return self.divergence(windows)
+        ids = torch.stack(windows).to(self.device)
+        found = self._log_probabilities(ids).view(*ids.shape, -1)
+        return -found[:, :-1].gather(2, ids[:, 1:, None]).mean()
 
     @torch.no_grad()
     def measure(self, windows: Windows, batch: int, progress: Callable[[int, int, float], None]) -> Measured:
@@ -102,6 +116,9 @@ class TunedModel:
         result = {}
         for name, layer in self.layers.items():
             result[f"{name}.weight_scale"], result[f"{name}.weight_codebook"] = layer.stored()
+            if self.rounds:
+                bits = layer.start_table.numel().bit_length() - 1
+                result[f"{name}.weight_packed"] = pack_codes(layer.codes.cpu().numpy(), bits)
         return result
 
     def _log_probabilities(self, ids: torch.Tensor) -> torch.Tensor:
@@ -165,23 +182,25 @@ def train(
     progress: Callable[[int, int, float], None],
 ) -> None:
     """Adam with a learning rate that falls to 0 along a cosine; the tables' is half of the scales'. None: 2^-bits of
-    RATE.
+    RATE or NFL_RATE.
 
     A step takes `batch` windows in an order that `seed` gives; all are taken before one is taken again.
-    progress is called after each step with its number from 1, the number of steps, and the divergence.
+    progress is called after each step with its number from 1, the number of steps, and the loss.
     """
     groups: list[dict[str, Any]] = []
     for layer in model.layers.values():
-        rate = RATE / layer.shift.shape[-1] if learning_rate is None else learning_rate
-        groups += [{"params": [layer.log_scales], "lr": rate}, {"params": [layer.shift], "lr": rate / 2}]
+        rate = (NFL_RATE if model.rounds else RATE) / layer.shift.shape[-1] if learning_rate is None else learning_rate
+        groups.append({"params": [layer.log_scales], "lr": rate})
+        if not model.rounds:
+            groups.append({"params": [layer.shift], "lr": rate / 2})
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: (1 + math.cos(math.pi * done / steps)) / 2)
     order = _order(len(windows), seed)
     for step in range(1, steps + 1):
-        loss = model.divergence([windows[next(order)] for _ in range(batch)])
+        loss = model.loss([windows[next(order)] for _ in range(batch)])
         value = loss.item()
         if not math.isfinite(value):
-            raise Error(f"tune: step {step}: expected a finite divergence, found {value}: lower the learning rate")
+            raise Error(f"tune: step {step}: expected a finite loss, found {value}: lower the learning rate")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -31,6 +31,7 @@ __all__ = ["Report", "tune"]
 Progress: TypeAlias = Callable[[str, int, int, float], None]
 
 _DTYPES = ("fp32", "bf16")
+_METHODS = ("tables", "nfl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,7 @@ def tune(
     target: str | os.PathLike[str],
     *,
     text: str | os.PathLike[str],
+    method: str = "tables",
     held_out: str | os.PathLike[str] | None = None,
     steps: SupportsIndex = 150,
     tokens: SupportsIndex = 1024,
@@ -80,16 +82,19 @@ def tune(
     quantized: a folder that `flute quantize` wrote. target: a folder that does not exist yet; it appears when it is
         whole.
     text: a file in UTF-8 like what the model will read; a line of one NUL character ends a document.
+    method: "tables": scales and tables, by the divergence. "nfl", learned NormalFloat: only scales, by the loss of
+        predicting `text`; the table stays, and codes are always those of the nearest values, so that they change.
     held_out: a file to measure with; None: some windows of `text`, which are then not learned from.
     steps: of Adam. tokens: that each step learns from, a multiple of `window`, the length of the pieces of text.
     learning_rate: of the scales, relative to their size, at the first step; it falls to 0 along a cosine, and that of
-        the tables, relative to their largest magnitude, is half of it. None: 0.016 / 2^bits, each layer's own.
+        the tables, relative to their largest magnitude, is half of it. None: 0.016 / 2^bits, with nfl
+        0.064 / 2^bits, each layer's own.
     seed: gives the order of the windows. On the CPU the same call with the same number of threads, on the same machine
         with the same PyTorch, writes the same bytes.
     dtype: "fp32" or "bf16", what the model computes in. Scales and tables are trained in float32 either way.
     device: what PyTorch calls one.
     progress: called as it goes with "before", "tune" or "after", how many of how many windows ("before" and "after",
-        which measure) or steps ("tune") are done, and the divergence: the mean so far, or the step's.
+        which measure) or steps ("tune") are done, and the divergence: the mean so far, or the step's loss.
 
     Raises TypeError, ValueError, flute.Error; ImportError without PyTorch or transformers.
     """
@@ -103,6 +108,8 @@ def tune(
     seed = integer(seed, "tune: seed", 0, 2**63 - 1)
     if dtype not in _DTYPES:
         raise ValueError(f"tune: dtype: expected 'fp32' or 'bf16', found {dtype!r}")
+    if method not in _METHODS:
+        raise ValueError(f"tune: method: expected 'tables' or 'nfl', found {method!r}")
     origin, source, goal = Path(original), Path(quantized), Path(target)
     layers = _layers(origin, source)
     _tune_files.check_target(goal, source)
@@ -111,7 +118,9 @@ def tune(
 
     torch, parts = _needed()
     _check_device(torch, device)
-    model: TunedModel = parts.TunedModel(layers, origin, device, torch.float32 if dtype == "fp32" else torch.bfloat16)
+    model: TunedModel = parts.TunedModel(
+        layers, origin, device, torch.float32 if dtype == "fp32" else torch.bfloat16, method
+    )
 
     def windows_of(path: Path, content: str, least: int) -> "Windows":
         result: Windows = parts.windows_of(content, origin, window, model.model.config)
@@ -144,7 +153,7 @@ def tune(
     seconds = time.monotonic() - start
     model.settle()
     after = model.measure(measured, batch, stage("after"))
-    _tune_files.write(source, goal, model.changed())
+    _tune_files.write(source, goal, model.changed(), method)
     return Report(
         before.divergence,
         after.divergence,
@@ -210,7 +219,8 @@ class _Bar:
     _WIDTH = 24
     _NAMES = {"before": "measure", "tune": "tune", "after": "measure"}
 
-    def __init__(self) -> None:
+    def __init__(self, method: str) -> None:
+        self.loss = "loss" if method == "nfl" else "divergence"  # of a step
         self.terminal = sys.stderr.isatty()
         self.stage = ""
         self.start = self.last = time.monotonic()
@@ -220,14 +230,15 @@ class _Bar:
         now = time.monotonic()
         if stage != self.stage:
             self.stage, self.start, self.value = stage, now, value
-        # A step's divergence goes up and down with its text, a mean of those measured does not.
+        # A step's loss goes up and down with its text, a mean of those measured does not.
         self.value = 0.9 * self.value + 0.1 * value if stage == "tune" else value
         if now - self.last < (0.1 if self.terminal else 10) and not (self.terminal and done == total):
             return
         self.last = now
         left = f"  {_duration((now - self.start) / (done - 1) * (total - done))} left" if done > 1 else ""
         share, unit = done / total, "step" if stage == "tune" else "window"
-        figures = f"{100 * share:.0f} %  {unit} {done} of {total}  divergence {self.value:.4f}{left}"
+        name = self.loss if stage == "tune" else "divergence"
+        figures = f"{100 * share:.0f} %  {unit} {done} of {total}  {name} {self.value:.4f}{left}"
         if self.terminal:
             filled = int(share * self._WIDTH)
             bar = "█" * filled + "░" * (self._WIDTH - filled)
@@ -259,6 +270,13 @@ def _parser() -> argparse.ArgumentParser:
         help="UTF-8 text like what the model will read, to learn from; a line of one NUL character ends a document",
     )
     parser.add_argument(
+        "--method",
+        choices=_METHODS,
+        default="tables",
+        help="tables (default): scales and tables learn, codes stay; nfl (learned NormalFloat): only scales learn, by "
+        "predicting the text, and codes follow them",
+    )
+    parser.add_argument(
         "--held-out", metavar="TEXT", help="another text, to measure with (default: 8 windows of the first, left out)"
     )
     number: dict[str, Any] = {"metavar": "N", "type": int}
@@ -269,7 +287,8 @@ def _parser() -> argparse.ArgumentParser:
         "--learning-rate",
         type=float,
         metavar="RATE",
-        help="of the scales, relative; half of it for the tables (default: 0.016 / 2^bits, each layer's own)",
+        help="of the scales, relative; half of it for the tables (default: 0.016 / 2^bits, each layer's own; with nfl "
+        "0.064 / 2^bits)",
     )
     parser.add_argument("--seed", default=0, help="gives the order of the windows (default: 0)", **number)
     parser.add_argument("--dtype", choices=_DTYPES, default="fp32", help="what the model computes in (default: fp32)")
@@ -286,7 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if threads is not None:
             _needed()[0].set_num_threads(integer(threads, "tune: threads", 1, 4096))
-        report = tune(**options, progress=_Bar())
+        report = tune(**options, progress=_Bar(options["method"]))
     except (ImportError, TypeError, ValueError, MemoryError, Error) as error:
         print(f"flute: {error}", file=sys.stderr)
         return 1

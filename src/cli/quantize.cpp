@@ -27,12 +27,31 @@ struct Options {
   std::string calibration;
   int64_t calibration_tokens = 65536;
   std::vector<std::string> layer_bits;
-  bool bits_given = false, method_given = false;
+  double target_bits = 0;
+  bool bits_given = false, group_size_given = false, method_given = false;
   int threads = 0;
   bool dry_run = false, json = false;
 };
 
 bool is_calibrated(std::string_view method) { return method == "awq" || method == "gptq" || method == "ldlq"; }
+
+/// --target-bits stands in place of --bits and --layer-bits; --group-size is then the only one, not chosen.
+void complete_target(Options& options) {
+  if (options.target_bits == 0) return;
+  if (options.bits_given || !options.layer_bits.empty()) {
+    throw UsageError(fmt::format("--target-bits: expected neither --bits nor --layer-bits with it, found {}",
+                                 options.bits_given ? "--bits" : "--layer-bits"));
+  }
+  if (options.calibration.empty() || options.dry_run) {
+    throw UsageError(options.dry_run
+                         ? "--target-bits: expected no --dry-run with it, since bits are chosen by measuring"
+                         : "--target-bits: expected --calibration TEXT with it, found none");
+  }
+  io::TargetBits& target = options.quantize.target.emplace();
+  target.bits = options.target_bits;
+  if (options.group_size_given) target.group_sizes = {options.quantize.group_size};
+  for (const int bits : target.widths) check_codebook(options.quantize.codebook, bits);
+}
 
 /// What CLI11 cannot check by itself: options that depend on each other.
 void complete(Options& options) {
@@ -43,10 +62,16 @@ void complete(Options& options) {
     quantize.layer_bits.push_back(parse_layer_bits(text));
     check_codebook(quantize.codebook, quantize.layer_bits.back().second);
   }
+  complete_target(options);
   check_codebook(quantize.codebook, quantize.bits);
   // The file says how many bits its table has.
   if (!options.bits_given && !is_codebook_name(quantize.codebook)) {
     quantize.bits = io::read_codebook_file(quantize.codebook).bits;
+  }
+  if (quantize.method == "nfl") {
+    throw UsageError(
+        "--method nfl: learned NormalFloat takes gradients, which the Python package computes: flute quantize SRC "
+        "QUANTIZED --bits N, then python -m flute.tune --method nfl SRC QUANTIZED DST --text TEXT");
   }
   if (!options.method_given && !options.calibration.empty()) quantize.method = "ldlq";
   const bool calibrates = is_calibrated(quantize.method);
@@ -74,6 +99,33 @@ void print_summary(const io::CheckpointReport& before, const io::CheckpointRepor
         size_before / std::max(size_after, 1.0));
   print("bits/weight  {:.3f} in the quantized layers, {:.3f} in all (before: {:.3f})\n",
         after.quantized_bits_per_weight, after.bits_per_weight, before.bits_per_weight);
+}
+
+/// The layers of a block that are multiplied as one: "model.layers.0.self_attn.q_proj, k_proj, v_proj".
+std::string joined_names(const std::vector<std::string>& names) {
+  std::string text = names.front();
+  for (size_t i = 1; i < names.size(); ++i) text += ", " + names[i].substr(names[i].rfind('.') + 1);
+  return text;
+}
+
+Table choice_table(const std::vector<model::ChosenFormat>& chosen) {
+  Table table({{"layers", Table::Align::kLeft}, {"bits"}, {"group"}, {"divergence"}});
+  for (const model::ChosenFormat& one : chosen) {
+    table.add_row({joined_names(one.names), std::to_string(one.format.bits), std::to_string(one.format.group_size),
+                   fmt::format("{:.5f}", one.divergence)});
+  }
+  return table;
+}
+
+nlohmann::ordered_json choice_json(const std::vector<model::ChosenFormat>& chosen) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::array();
+  for (const model::ChosenFormat& one : chosen) {
+    json.push_back({{"layers", one.names},
+                    {"bits", one.format.bits},
+                    {"group_size", one.format.group_size},
+                    {"divergence", one.divergence}});
+  }
+  return json;
 }
 
 int dry_run(const Options& options) {
@@ -133,8 +185,13 @@ int run(const Options& options) {
       json["calibration_tokens"] = calibrated.tokens;
       json["resumed_blocks"] = calibrated.resumed_blocks;
     }
+    if (!calibrated.chosen.empty()) json["chosen"] = choice_json(calibrated.chosen);
     print_json(json);
     return 0;
+  }
+  if (!calibrated.chosen.empty()) {
+    print_table(choice_table(calibrated.chosen));
+    print("\n");
   }
   print_summary(before, after);
   print("time         {}, {}/s of input with {} {}\n", human_seconds(seconds), human_bytes(rate), threads.size(),
@@ -172,10 +229,23 @@ void add_quantize(CLI::App& app, Command& chosen) {
                                fmt::join(io::codebook_names(), ", ")))
       ->type_name("NAME|FILE");
   command
-      ->add_option("-g,--group-size", quantize.group_size,
-                   "Weights that share a scale: 32, 64 (default), 128, 256, or -1 for a whole row")
-      ->check(CLI::IsMember({32, 64, 128, 256, -1}).description(""))
-      ->type_name("N");
+      ->add_option("--target-bits", options->target_bits,
+                   "In place of --bits: at most so many bits a weight on average, scales and tables counted, over all "
+                   "quantized layers. Each gets 2, 3 or 4 bits and a group size (without --group-size, which fixes "
+                   "it), chosen by what rounding it does to the predictions of the calibration text. Needs "
+                   "--calibration; the report shows the choice")
+      ->check([](const std::string& text) {
+        double value = 0;
+        const bool fits = CLI::detail::lexical_cast(text, value) && value >= 2 && value <= 8;
+        return fits ? std::string() : "expected a number from 2 to 8, found '" + text + "'";
+      })
+      ->type_name("BITS");
+  CLI::Option* group_size =
+      command
+          ->add_option("-g,--group-size", quantize.group_size,
+                       "Weights that share a scale: 32, 64 (default), 128, 256, or -1 for a whole row")
+          ->check(CLI::IsMember({32, 64, 128, 256, -1}).description(""))
+          ->type_name("N");
   CLI::Option* method =
       command
           ->add_option(
@@ -184,8 +254,9 @@ void add_quantize(CLI::App& app, Command& chosen) {
               "and a table for each matrix that leave little squared error in the weights), awq (inputs scaled so that "
               "rounding hurts the large ones less, any table; changes norms), gptq (error feedback, any table) or ldlq "
               "(scales, table and codes learned; the best, and the default with --calibration). awq, gptq and ldlq "
-              "need --calibration")
-          ->check(CLI::IsMember({"rtn", "mse", "awq", "gptq", "ldlq"}).description(""))
+              "need --calibration. Learned NormalFloat, nfl, is in the Python package: python -m flute.tune --method "
+              "nfl")
+          ->check(CLI::IsMember({"rtn", "mse", "awq", "gptq", "ldlq", "nfl"}).description(""))
           ->type_name("NAME");
   command
       ->add_option("--calibration", options->calibration,
@@ -234,8 +305,10 @@ void add_quantize(CLI::App& app, Command& chosen) {
       "Examples:\n"
       "  flute quantize Llama-3-8B Llama-3-8B-nf4 --bits 4\n"
       "  flute quantize Llama-3-8B mixed --bits 3 --codebook kmeans --layer-bits 'down_proj=4' --include lm_head\n"
-      "  flute quantize Llama-3-8B Llama-3-8B-3-bit --bits 3 --calibration text.txt");
-  command->callback([options, bits, method, &chosen] {
+      "  flute quantize Llama-3-8B Llama-3-8B-3-bit --bits 3 --calibration text.txt\n"
+      "  flute quantize Llama-3-8B Llama-3-8B-3.25-bit --target-bits 3.25 --calibration text.txt");
+  command->callback([options, bits, group_size, method, &chosen] {
+    options->group_size_given = group_size->count() > 0;
     options->bits_given = bits->count() > 0;
     options->method_given = method->count() > 0;
     complete(*options);

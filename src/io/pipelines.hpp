@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,6 +18,18 @@ namespace flute::io {
 /// Called as bytes of input are done; `what` is the tensor in hand. Throwing from it cancels the run cleanly.
 using Progress = std::function<void(int64_t done_bytes, int64_t total_bytes, std::string_view what)>;
 
+struct LayerFormat {
+  int bits = 4;
+  int64_t group_size = 64;
+};
+
+/// Bits and group size are chosen for each layer by what it costs the model to change it.
+struct TargetBits {
+  double bits = 0;  ///< a weight, on average over the quantized layers, with scales and tables, at most
+  std::vector<int> widths = {2, 3, 4};                    ///< bits that are chosen among
+  std::vector<int64_t> group_sizes = {32, 64, 128, 256};  ///< and group sizes
+};
+
 struct QuantizeOptions {
   int bits = 4;
   std::string codebook = "nf";  ///< nf, int, fp (or a variant), kmeans, or a path to a codebook file
@@ -27,6 +40,8 @@ struct QuantizeOptions {
   std::vector<std::string> include;  ///< regexes (ECMAScript, searched): also quantize matching 2-D weights
   std::vector<std::string> exclude;  ///< regexes: leave matching layers as they are
   std::vector<std::pair<std::string, int>> layer_bits;  ///< regex -> bits, the first match wins
+  std::optional<TargetBits> target;  ///< in place of bits, group_size and layer_bits; needs calibration
+  std::map<std::string, LayerFormat, std::less<>> formats;  ///< of single layers, by name; what comes before them all
   bool overwrite = false;
 };
 

@@ -20,7 +20,7 @@ namespace flute::io {
 /// | `codebook`               | where the tables come from: "nf", "int", "fp", "e3m2", ..., "kmeans", "file:<name>". |
 /// |                          | For people: the tables themselves are tensors                                       |
 /// | `scale_dtype`            | "fp16", "bf16" or "fp32"; the tensors' dtype is what counts                         |
-/// | `method`                 | how codes and scales were found: "rtn", "mse", "awq", "gptq" or "ldlq"              |
+/// | `method`                 | how codes and scales were found: "rtn", "mse", "awq", "gptq", "ldlq" or "nfl"       |
 /// | `modules_to_not_convert` | names (without ".weight") of linear-like layers that stayed as they were            |
 /// | `layers`                 | optional: {prefix: {`bits`, `group_size`, `codebook`}} for layers that differ, only |
 /// |                          | the keys that differ                                                                |

@@ -138,6 +138,15 @@ class Planner {
     if (std::find(kGroupSizes.begin(), kGroupSizes.end(), options_.group_size) == kGroupSizes.end()) {
       fail(ErrorCode::kInvalidArgument, "group size: expected 32, 64, 128, 256 or -1, found {}", options_.group_size);
     }
+    if (options_.target) {
+      if (!options_.layer_bits.empty()) {
+        fail(ErrorCode::kInvalidArgument,
+             "target bits: expected no bits for single layers with it, found some for '{}'",
+             printable(options_.layer_bits.front().first));
+      }
+      for (const int bits : options_.target->widths) codebooks_.check(bits, "--target-bits");
+      return;
+    }
     codebooks_.check(options_.bits, "--bits");
     for (const auto& [text, bits] : options_.layer_bits)
       codebooks_.check(bits, "--layer-bits '" + printable(text) + "'");
@@ -178,7 +187,12 @@ class Planner {
     for (size_t i = layer_bits_.size(); i-- > 0;) {  // backwards: the first match wins
       if (layer_bits_[i].matches(prefix)) layer.bits = options_.layer_bits[i].second;
     }
-    if (layer.bits != plan.config.common.bits) plan.config.layers.emplace(prefix, layer);
+    if (const auto format = options_.formats.find(prefix); format != options_.formats.end()) {
+      layer.bits = format->second.bits;
+      layer.group_size = format->second.group_size;
+    }
+    if (layer.bits != plan.config.common.bits || layer.group_size != plan.config.common.group_size)
+      plan.config.layers.emplace(prefix, layer);
     if (name == tensor.name) {
       shard.tensors.back() = {&tensor, prefix, layer};
     } else {

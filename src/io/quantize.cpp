@@ -82,9 +82,16 @@ class Quantizer {
   Meter& meter_;
 };
 
+void check_no_target(const QuantizeOptions& options) {
+  if (!options.target) return;
+  fail(ErrorCode::kInvalidArgument,
+       "target bits: expected a quantizer that calibrates, which measures what layers cost");
+}
+
 }  // namespace
 
 CheckpointReport plan_quantization(const std::filesystem::path& source_path, const QuantizeOptions& options) {
+  check_no_target(options);
   const CodebookSource codebooks(options.codebook);
   const Checkpoint source = Checkpoint::open(source_path);
   return planned_report(make_plan(source, options, codebooks), options.scale_dtype);
@@ -96,6 +103,7 @@ CheckpointReport quantize_checkpoint(const std::filesystem::path& source_path, c
     fail(ErrorCode::kInvalidArgument, "method: expected rtn or mse, which need no calibration text, found '{}'",
          printable(options.method));
   }
+  check_no_target(options);
   const CodebookSource codebooks(options.codebook);
   const Checkpoint source = Checkpoint::open(source_path);
   const QuantizationPlan plan = make_plan(source, options, codebooks);

@@ -91,6 +91,15 @@ Block Blocks::read_block(int64_t layer, const QuantizedBlock* quantized) const {
   return block;
 }
 
+Head Blocks::read_head(const PackedLayers* quantized) const {
+  // A tied head that is quantized has a copy of its own.
+  const bool own = !config.tie_word_embeddings || checkpoint.find("lm_head.weight_packed") != nullptr ||
+                   (quantized != nullptr && quantized->contains("lm_head"));
+  const LayerName name{own ? "lm_head" : "model.embed_tokens", config.vocab_size};
+  return {read_norm("model.norm"),
+          Linear(checkpoint, std::span(&name, 1), config.hidden_size, false, threads, quantized)};
+}
+
 void Blocks::check(std::span<const int32_t> ids) const {
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= config.vocab_size) {
@@ -210,6 +219,15 @@ void Blocks::activate_mlp(const Block& block, int64_t m, Activations& a) const {
 void Blocks::add_mlp(const Block& block, int64_t m, Activations& a) const {
   multiply(block.down, a.gate_up.get(), 2 * config.intermediate_size, m, a.normed.get());
   add_part(a.normed.get(), block.mlp_post_norm, m, a.hidden.get());
+}
+
+void Blocks::logits(const Head& head, float* hidden, int64_t m, float* out) const {
+  norm_rows(hidden, head.norm, m, hidden);
+  multiply(head.output, hidden, config.hidden_size, m, out);
+  if (config.final_logit_softcapping <= 0) return;
+  for_rows(m, [&](int64_t row) {
+    soft_cap(out + row * config.vocab_size, config.vocab_size, static_cast<float>(config.final_logit_softcapping));
+  });
 }
 
 }  // namespace flute::model

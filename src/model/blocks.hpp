@@ -23,6 +23,12 @@ struct Block {
   Linear qkv, output, gate_up, down;
 };
 
+/// What makes logits of the rows that come out of the blocks.
+struct Head {
+  std::vector<float> norm;
+  Linear output;
+};
+
 /// What a chunk of tokens needs on its way, [tokens, ...] each.
 struct Activations {
   explicit Activations(const io::ModelConfig& config, int64_t tokens);
@@ -47,6 +53,7 @@ struct Blocks {
   // What is in `replaced` or `quantized` is taken from there.
   std::vector<float> read_norm(const std::string& name, const ReplacedTensors* replaced = nullptr) const;
   Block read_block(int64_t layer, const QuantizedBlock* quantized = nullptr) const;
+  Head read_head(const PackedLayers* quantized = nullptr) const;
 
   /// Throws kInvalidArgument on an id out of range.
   void check(std::span<const int32_t> ids) const;
@@ -66,6 +73,8 @@ struct Blocks {
   /// normed -> gate_up, whose first intermediate_size of 2 * intermediate_size columns are the down projection's input.
   void activate_mlp(const Block& block, int64_t m, Activations& a) const;
   void add_mlp(const Block& block, int64_t m, Activations& a) const;  ///< hidden += of gate_up
+  /// Logits [m, vocab_size] of rows that come out of the blocks, which are normed in place.
+  void logits(const Head& head, float* hidden, int64_t m, float* out) const;
 
  private:
   void add_part(const float* part, const std::vector<float>& post_norm, int64_t m, float* hidden) const;

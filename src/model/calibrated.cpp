@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <optional>
 #include <set>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -13,41 +15,34 @@
 #include "model/blocks.hpp"
 #include "model/calibrated_blocks.hpp"
 #include "model/folding.hpp"
-#include "model/model.hpp"
-#include "model/tokenizer.hpp"
-#include "model/unicode.hpp"
 
 namespace flute::model {
 namespace {
 
-constexpr int64_t kWindow = 512;
+constexpr double kChoiceShare = 0.15;   // of the work, about, that choosing formats is
 constexpr int64_t kShares = 1'000'000;  // of the work, which progress is reported in
 
-/// Windows of `length` tokens, as many as there are up to `wanted` tokens, evenly over the text.
-std::vector<int32_t> calibration_ids(const Blocks& blocks, const std::filesystem::path& folder,
-                                     const CalibrationText& calibration, int64_t length) {
-  if (calibration.tokens < length) {
-    fail(ErrorCode::kInvalidArgument, "calibration: expected at least one window of {} tokens, found {}", length,
-         calibration.tokens);
+/// "layer=BITSgGROUP ...", to compare runs by.
+std::string formats_text(const io::QuantizeOptions& options) {
+  std::string text;
+  for (const auto& [name, format] : options.formats)
+    text += fmt::format("{}={}g{} ", name, format.bits, format.group_size);
+  return text;
+}
+
+/// The options of a run whose layers have been given formats: the most frequent one stands for all.
+io::QuantizeOptions with_formats(io::QuantizeOptions options, std::span<const ChosenFormat> chosen) {
+  std::map<std::pair<int, int64_t>, int> counts;
+  for (const ChosenFormat& one : chosen) {
+    for (const std::string& name : one.names) {
+      options.formats.insert_or_assign(name, one.format);
+      ++counts[{one.format.bits, one.format.group_size}];
+    }
   }
-  if (!is_well_formed(calibration.text)) {
-    fail(ErrorCode::kInvalidArgument, "{}: expected a text in UTF-8, found other bytes", calibration.name);
-  }
-  const Tokenizer tokenizer = Tokenizer::load(folder / "tokenizer.json");
-  const std::vector<int32_t> ids = encode_documents(tokenizer, blocks.config, calibration.text);
-  blocks.check(ids);
-  const int64_t there = static_cast<int64_t>(ids.size()) / length;
-  if (there == 0) {
-    fail(ErrorCode::kInvalidArgument, "{}: expected at least one window of {} tokens, found {} tokens",
-         calibration.name, length, ids.size());
-  }
-  const int64_t windows = std::min(there, calibration.tokens / length);
-  std::vector<int32_t> chosen;
-  for (int64_t i = 0; i < windows; ++i) {
-    const auto begin = ids.begin() + static_cast<std::ptrdiff_t>(i * there / windows * length);
-    chosen.insert(chosen.end(), begin, begin + static_cast<std::ptrdiff_t>(length));
-  }
-  return chosen;
+  const auto most =
+      std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  if (most != counts.end()) std::tie(options.bits, options.group_size) = most->first;
+  return options;
 }
 
 /// The calibration tokens on their way through the blocks.
@@ -55,19 +50,20 @@ class Calibration {
  public:
   Calibration(const std::filesystem::path& source, const std::filesystem::path& target,
               const io::QuantizeOptions& options, const CalibrationText& text, ThreadPool* threads,
-              const CalibrationProgress& progress)
+              const CalibrationProgress& progress, double share_before)
       : options_(options),
         threads_(threads),
         progress_(progress),
+        share_before_(share_before),
         target_(target),
         blocks_(source, threads),
         output_(blocks_.checkpoint, target, options),
-        length_(std::min(kWindow, blocks_.config.max_position_embeddings)),
+        length_(calibration_window(blocks_.config)),
         text_(text),
-        ids_(calibration_ids(blocks_, blocks_.checkpoint.folder(), text, length_)),
+        ids_(calibration_ids(blocks_, text)),
         windows_(static_cast<int64_t>(ids_.size()) / length_),
         activations_(blocks_.config, length_),
-        cache_(one_layer(blocks_.config), length_),
+        cache_(KvCache::of_one_block(blocks_.config, length_)),
         rope_table_(blocks_.rope, 0, length_) {
     check_layers();
   }
@@ -107,11 +103,6 @@ class Calibration {
   }
 
  private:
-  static io::ModelConfig one_layer(io::ModelConfig config) {
-    config.num_layers = 1;
-    return config;
-  }
-
   std::vector<const io::PlannedTensor*> planned_layers(int64_t layer) const {
     std::vector<const io::PlannedTensor*> result;
     for (const LayerGroup& group : layer_groups(blocks_.config, layer)) {
@@ -136,6 +127,7 @@ class Calibration {
                      {"include", options_.include},
                      {"exclude", options_.exclude},
                      {"layer-bits", options_.layer_bits},
+                     {"chosen formats", formats_text(options_)},
                      {"calibration-tokens", text_.tokens}};
     if (codebooks.label().starts_with("file:")) {  // which says nothing of what is in it
       run.arguments["codebook values"] = codebooks.make(options_.bits, "--bits").values;
@@ -231,8 +223,10 @@ class Calibration {
     return layers > 0 ? layers + tokens() * (input_work(group) + moments_work(group)) : 0;
   }
   double block_work(int64_t layer) const {
-    double work = tokens() * (attention_work() + output_work() + 1.5 * mlp_work());
-    for (const LayerGroup& group : layer_groups(blocks_.config, layer)) work += group_work(group);
+    const std::array<LayerGroup, 4> groups = layer_groups(blocks_.config, layer);
+    double work = tokens() * (output_work() + 1.5 * mlp_work());
+    if (!keeps_attention(groups[1])) work += tokens() * attention_work();
+    for (const LayerGroup& group : groups) work += group_work(group);
     return work;
   }
   double tokens() const { return static_cast<double>(windows_ * length_); }
@@ -240,7 +234,8 @@ class Calibration {
   void report_progress(double work, std::string_view what) {
     done_ += work;
     // Sums of fractions end near the total; only finish() says that all is done.
-    const auto shares = static_cast<int64_t>(done_ / total_ * static_cast<double>(kShares));
+    const double share = share_before_ + (1 - share_before_) * done_ / total_;
+    const auto shares = static_cast<int64_t>(share * static_cast<double>(kShares));
     if (progress_) progress_(std::min(shares, kShares - 1), kShares, what);
   }
 
@@ -258,6 +253,9 @@ class Calibration {
       }
     });
   }
+
+  /// Is what goes into the output projection still right when its layer has been quantized? awq changes what makes it.
+  bool keeps_attention(const LayerGroup& output) const { return options_.method != "awq" && is_planned(output); }
 
   bool is_planned(const LayerGroup& group) const {
     return std::any_of(group.names.begin(), group.names.end(), [&](const auto& name) { return output_.find(name); });
@@ -382,11 +380,11 @@ class Calibration {
     const LayerGroup &qkv = of_layer[0], &output = of_layer[1], &gate_up = of_layer[2], &down = of_layer[3];
     Activations& a = activations_;
     Block block = blocks_.read_block(layer);
-    const auto attend = [&] {
-      blocks_.norm_for_attention(block, m, a);
+    const auto attend = [&] {  // to the normed
       cache_.clear();
       blocks_.attend_rows(block, layer, 0, m, rope_table_, cache_, a);
     };
+    std::unique_ptr<float[]> attended;  // [windows, length, output.k], what keeps_attention() is for
     if (options_.method == "awq") {
       quantize_scaled(std::array{&qkv, &output}, "inputs of attention", [&](auto& moments) {
         blocks_.norm_for_attention(block, m, a);
@@ -404,17 +402,29 @@ class Calibration {
       });
       block = blocks_.read_block(layer, &quantized_);
       quantize(output, [&](InputMoments& moments) {
+        attended = Activations::allocate(windows_ * m * output.k);
+        float* next = attended.get();
         for_windows_of(output, "outputs of attention", [&] {
+          blocks_.norm_for_attention(block, m, a);
           attend();
           moments.add(a.attention.get(), output.k, m, threads_);
+          next = std::copy_n(a.attention.get(), m * output.k, next);
         });
       });
     }
     block = blocks_.read_block(layer, &quantized_);
-    for_windows(true, attention_work() + output_work(), "attention", [&] {
-      attend();
+    const float* next = attended.get();
+    for_windows(true, output_work() + (keeps_attention(output) ? 0 : attention_work()), "attention", [&] {
+      if (next == nullptr) {
+        blocks_.norm_for_attention(block, m, a);
+        attend();
+      } else {
+        std::copy_n(next, m * output.k, a.attention.get());
+        next += m * output.k;
+      }
       blocks_.add_attention(block, m, a);
     });
+    attended.reset();
     if (options_.method == "awq") {
       quantize_scaled(std::array{&gate_up, &down}, "inputs of the MLP", [&](auto& moments) {
         blocks_.norm_for_mlp(block, m, a);
@@ -465,6 +475,7 @@ class Calibration {
   const io::QuantizeOptions& options_;
   ThreadPool* threads_;
   const CalibrationProgress& progress_;
+  double share_before_;  // of the run's work, that was done before
   std::filesystem::path target_;
   Blocks blocks_;
   io::QuantizedOutput output_;
@@ -488,7 +499,21 @@ CalibratedReport quantize_calibrated(const std::filesystem::path& source, const 
   if (options.method != "awq" && options.method != "gptq" && options.method != "ldlq") {
     fail(ErrorCode::kInvalidArgument, "method: expected awq, gptq or ldlq, found '{}'", io::printable(options.method));
   }
-  return Calibration(source, target, options, calibration, threads, progress).run();
+  if (!options.target) return Calibration(source, target, options, calibration, threads, progress, 0).run();
+  std::vector<ChosenFormat> chosen;
+  {
+    const Blocks blocks(source, threads);
+    double done = 0;
+    chosen = choose_formats(blocks, options, calibration, [&](double share) {
+      done += share;
+      const auto shares = static_cast<int64_t>(done * kChoiceShare * static_cast<double>(kShares));
+      if (progress) progress(std::min(shares, kShares - 1), kShares, "what layers cost");
+    });
+  }
+  const io::QuantizeOptions with = with_formats(options, chosen);
+  CalibratedReport report = Calibration(source, target, with, calibration, threads, progress, kChoiceShare).run();
+  report.chosen = std::move(chosen);
+  return report;
 }
 
 }  // namespace flute::model

@@ -6,21 +6,17 @@
 #include <string_view>
 
 #include "io/pipelines.hpp"
+#include "model/calibration_text.hpp"
+#include "model/target_bits.hpp"
 
 namespace flute::model {
-
-/// The text whose activations a quantizer sees.
-struct CalibrationText {
-  std::string_view text;      ///< UTF-8; a line of one NUL character ends a document
-  std::string name = "text";  ///< what a message calls it
-  int64_t tokens = 65536;     ///< taken in windows of 512 that lie evenly over the text, fewer where it has fewer
-};
 
 struct CalibratedReport {
   io::CheckpointReport checkpoint;
   int64_t tokens = 0;          ///< that the statistics are of
   int64_t resumed_blocks = 0;  ///< that an earlier run had finished
   int64_t blocks = 0;
+  std::vector<ChosenFormat> chosen;  ///< with QuantizeOptions::target, in the model's order
 };
 
 /// Called as the work goes on, in equal shares of its time, about; `what` is in hand: a layer, or a pass over the text.
@@ -38,10 +34,11 @@ std::filesystem::path unfinished_folder(const std::filesystem::path& target);
 /// activations, two [K, K] matrices and what the method needs for one layer. The target is written as
 /// quantize_checkpoint does. However a run ends, a later one with the same source, target, options and text goes on
 /// behind the last finished block, to the same bytes; one that differs is refused (kInvalidArgument) while the
-/// unfinished folder is there, or with `options.overwrite` begins anew. Throws kInvalidArgument on a text that is not
-/// UTF-8 or shorter than a window, where activations are not finite, where a layer is to be quantized that is neither
-/// one of the blocks' linear layers nor the head, and with awq where one is left out that would have to take part in
-/// another's scales.
+/// unfinished folder is there, or with `options.overwrite` begins anew. With
+/// `options.target` formats are chosen first (choose_formats), when it goes on, too. Throws kInvalidArgument on a text
+/// that is not UTF-8 or shorter than a window, where activations are not finite, where a layer is to be quantized that
+/// is neither one of the blocks' linear layers nor the head, and with awq where one is left out that would have to take
+/// part in another's scales.
 CalibratedReport quantize_calibrated(const std::filesystem::path& source, const std::filesystem::path& target,
                                      const io::QuantizeOptions& options, const CalibrationText& calibration,
                                      ThreadPool* threads, const CalibrationProgress& progress = {});

@@ -11,6 +11,11 @@ class KvCache {
  public:
   /// Room for `capacity` positions; Model::make_cache checks it.
   KvCache(const io::ModelConfig& config, int64_t capacity);
+  /// For one block, whose layer is 0.
+  static KvCache of_one_block(io::ModelConfig config, int64_t capacity) {
+    config.num_layers = 1;
+    return {config, capacity};
+  }
 
   int64_t size() const { return size_; }          ///< positions held
   int64_t capacity() const { return capacity_; }  ///< positions there is room for

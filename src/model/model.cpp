@@ -20,23 +20,17 @@ constexpr int64_t kMaxLogits = int64_t{1} << 24;
 
 struct Model::Impl : Blocks {
   std::vector<Block> blocks;
-  std::vector<float> final_norm;
-  Linear output_head;
+  Head head;
 
   Impl(const std::filesystem::path& folder, ThreadPool* pool);
   void check(std::span<const int32_t> ids, const KvCache& cache) const;
   template <typename Use>
   void run(std::span<const int32_t> ids, KvCache& cache, const Use& use) const;
-  void logits(float* hidden, int64_t m, float* out) const;
 };
 
 Model::Impl::Impl(const std::filesystem::path& folder, ThreadPool* pool) : Blocks(folder, pool) {
   for (int64_t layer = 0; layer < config.num_layers; ++layer) blocks.push_back(read_block(layer));
-  final_norm = read_norm("model.norm");
-  // A tied head that is quantized has a copy of its own.
-  const bool own_head = !config.tie_word_embeddings || checkpoint.find("lm_head.weight_packed") != nullptr;
-  const LayerName head_name{own_head ? "lm_head" : "model.embed_tokens", config.vocab_size};
-  output_head = Linear(checkpoint, std::span(&head_name, 1), config.hidden_size, false, threads);
+  head = read_head();
 }
 
 void Model::Impl::check(std::span<const int32_t> ids, const KvCache& cache) const {
@@ -74,17 +68,6 @@ void Model::Impl::run(std::span<const int32_t> ids, KvCache& cache, const Use& u
   }
 }
 
-/// The head: logits [m, vocab_size] of rows that come out of the blocks, which it norms in place.
-void Model::Impl::logits(float* hidden, int64_t m, float* out) const {
-  const int64_t width = config.hidden_size;
-  norm_rows(hidden, final_norm, m, hidden);
-  multiply(output_head, hidden, width, m, out);
-  if (config.final_logit_softcapping <= 0) return;
-  for_rows(m, [&](int64_t row) {
-    soft_cap(out + row * config.vocab_size, config.vocab_size, static_cast<float>(config.final_logit_softcapping));
-  });
-}
-
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::Model(Model&&) noexcept = default;
 Model& Model::operator=(Model&&) noexcept = default;
@@ -97,7 +80,7 @@ Model Model::load(const std::filesystem::path& folder, ThreadPool* threads) {
 const io::ModelConfig& Model::config() const { return impl_->config; }
 
 size_t Model::weight_bytes() const {
-  size_t bytes = impl_->output_head.bytes() + impl_->final_norm.size() * sizeof(float);
+  size_t bytes = impl_->head.output.bytes() + impl_->head.norm.size() * sizeof(float);
   for (const Block& block : impl_->blocks) {
     for (const Linear* linear : {&block.qkv, &block.output, &block.gate_up, &block.down}) bytes += linear->bytes();
     for (const auto* norm :
@@ -124,9 +107,9 @@ std::vector<float> Model::forward(std::span<const int32_t> ids, KvCache& cache, 
   impl_->run(ids, cache, [&](int64_t first, int64_t count, float* hidden) {
     if (logits.empty()) logits.resize(static_cast<size_t>(vocab * (which == Logits::kAll ? total : 1)));
     if (which == Logits::kAll) {
-      impl_->logits(hidden, count, logits.data() + first * vocab);
+      impl_->logits(impl_->head, hidden, count, logits.data() + first * vocab);
     } else if (first + count == total) {
-      impl_->logits(hidden + (count - 1) * width, 1, logits.data());
+      impl_->logits(impl_->head, hidden + (count - 1) * width, 1, logits.data());
     }
   });
   return logits;
@@ -142,7 +125,7 @@ std::vector<double> Model::log_probabilities(std::span<const int32_t> ids, KvCac
     const int64_t rows = std::min(count, predictions - first);  // nothing follows the last token
     for (int64_t begin = 0; begin < rows; begin += step) {
       const int64_t m = std::min(step, rows - begin);
-      impl_->logits(hidden + begin * width, m, logits.get());
+      impl_->logits(impl_->head, hidden + begin * width, m, logits.get());
       impl_->for_rows(m, [&](int64_t row) {
         const float* of_row = logits.get() + row * vocab;
         const size_t index = static_cast<size_t>(first + begin + row);

@@ -36,6 +36,41 @@ def test_rounding_is_the_default_without_text(flute, tmp_path):
     assert method_of(tmp_path / "out") == ("rtn", "nf")
 
 
+def test_target_bits_say_what_they_chose(flute, tmp_path):
+    command = ("--method", "gptq", "--calibration", TEXT, "--calibration-tokens", 512)
+    report = json.loads(flute("quantize", LLAMA, tmp_path / "out", "--target-bits", 3.4, *command, "--json").stdout)
+    assert 3.3 < report["bits_per_weight"] <= 3.4
+    found = {layer["name"]: layer for layer in report["layers"]}
+    chosen = {name: one for one in report["chosen"] for name in one["layers"]}
+    assert chosen.keys() == found.keys()
+    for name, one in chosen.items():
+        assert (one["bits"], one["group_size"]) == (found[name]["bits"], found[name]["group_size"])
+    words = flute("quantize", LLAMA, tmp_path / "words", "--target-bits", 3.4, "-g", 64, *command).stdout
+    assert "self_attn.q_proj, k_proj, v_proj" in words and "divergence" in words
+    config = json.loads((tmp_path / "words" / "config.json").read_text())["quantization_config"]
+    assert config["group_size"] == 64 and all("group_size" not in one for one in config["layers"].values())
+
+
+@pytest.mark.parametrize(
+    "arguments,found",
+    [
+        ((), "expected --calibration TEXT with it"),
+        (("--calibration", TEXT, "--bits", 3), "found --bits"),
+        (("--calibration", TEXT, "--layer-bits", "o_proj=4"), "found --layer-bits"),
+        (("--calibration", TEXT, "--dry-run"), "expected no --dry-run"),
+    ],
+)
+def test_target_bits_refuse_what_contradicts_them(flute, tmp_path, arguments, found):
+    flute.fails("quantize", LLAMA, tmp_path / "out", "--target-bits", 3.25, *arguments, code=2, mentions=[found])
+    assert not (tmp_path / "out").exists()
+
+
+def test_learned_normalfloat_says_where_it_is(flute, tmp_path):
+    flute.fails(
+        "quantize", LLAMA, tmp_path / "out", "--method", "nfl", code=2, mentions=["python -m flute.tune --method nfl"]
+    )
+
+
 def test_mse_needs_no_text_and_leaves_less_error(flute, tmp_path):
     errors = {}
     for method in ("rtn", "mse"):

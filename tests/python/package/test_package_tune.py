@@ -304,6 +304,48 @@ def test_without_pytorch_it_says_what_is_missing(small, tmp_path):
     assert "--text TEXT" in run_module("--help", before="sys.modules['torch'] = None").stdout
 
 
+@needs_pytorch
+def test_learned_normalfloat_changes_scales_and_rounds_to_them(program, held_out, tmp_path):
+    program("quantize", checkpoints.LLAMA, tmp_path / "q", "--bits", "3")
+    few = {"text": CALIBRATION, "steps": 20, "tokens": 256, "window": 256, "learning_rate": 5e-3}
+    report = tune(checkpoints.LLAMA, tmp_path / "q", tmp_path / "nfl", method="nfl", held_out=held_out, **few)
+    assert report.perplexity < 0.99 * report.perplexity_before
+    before, after = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("q", "nfl"))
+    changed = {**before["quantization_config"], "method": "nfl", "tuned": True}
+    assert after == {**before, "quantization_config": changed}
+    weights = checkpoints.read_checkpoint(checkpoints.LLAMA)
+    old = flute.Checkpoint(tmp_path / "q")
+    for name, q in flute.Checkpoint(tmp_path / "nfl").items():
+        assert np.array_equal(q.codebook, old[name].codebook), name
+        weight = weights[f"{name}.weight"]
+        if weight.dtype == np.uint16:  # bf16
+            weight = (weight.astype(np.uint32) << 16).view(np.float32)
+        scale = np.repeat(q.scales.astype(np.float32), q.group_size, 1)[:, : q.k]
+        errors = np.abs(weight.astype(np.float32)[..., None] - scale[..., None] * q.codebook)
+        found = np.take_along_axis(errors, q.codes().astype(np.int64)[..., None], 2)[..., 0]
+        # Where two values are equally near, rounding of w / s may decide.
+        assert (found <= errors.min(2) * (1 + 1e-5) + 1e-8).all(), name
+    assert perplexity(program, tmp_path / "nfl", held_out, "--window", "256")["perplexity"] == pytest.approx(
+        report.perplexity, rel=2e-5
+    )
+
+
+@needs_pytorch
+def test_the_gradient_of_a_rounded_weights_scale_is_straight_through():
+    import torch
+    from flute._tune_layer import MultiplyRounded
+
+    table = torch.tensor([-1.0, -0.25, 0.0, 0.5])
+    weight = torch.tensor([[0.6, -0.3, 0.1, 2.0]])  # one group; the last is beyond the table's end
+    scales = torch.tensor([[1.0]], requires_grad=True)
+    y = MultiplyRounded.apply(torch.eye(4), scales, table, weight, 4)
+    assert y.flatten().tolist() == [0.5, -0.25, 0.0, 0.5]
+    (y.flatten() * torch.tensor([1.0, 10.0, 100.0, 1000.0])).sum().backward()
+    # 0.6 is beyond, too.
+    expected = 0.5 + 10 * (-0.25 + 0.3) + 100 * (0.0 - 0.1) + 1000 * 0.5
+    assert scales.grad.item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_refusals(small, tmp_path):
     """Before anything is loaded, and so without PyTorch, too."""
     original, quantized = small
@@ -314,6 +356,7 @@ def test_refusals(small, tmp_path):
         ({"tokens": 1000}, ValueError, "tokens: expected a multiple of the window, 512, found 1000"),
         ({"window": 1.5}, TypeError, "window: expected an integer, found float"),
         ({"learning_rate": -1}, ValueError, "learning_rate: expected a number above 0, at most 1, found -1"),
+        ({"method": "awq"}, ValueError, "method: expected 'tables' or 'nfl', found 'awq'"),
         ({"dtype": "fp8"}, ValueError, "dtype: expected 'fp32' or 'bf16', found 'fp8'"),
         ({"original": tmp_path / "no"}, flute.Error, "no: expected the folder of a model, with config.json"),
         ({"quantized": original}, flute.Error, "expected a quantized checkpoint, found no quantized layer"),
