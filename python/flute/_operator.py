@@ -144,7 +144,9 @@ class Tiled:
 
 def packed_view(words: torch.Tensor, scales: torch.Tensor, codebook: torch.Tensor, sizes: Sizes) -> PackedView:
     """One matrix of `sizes` as the library sees its tensors (those of a file), while they live."""
-    view = PackedView(ctypes.sizeof(PackedView), len(words), sizes.k, sizes.group_size, sizes.bits, _CODES[scales.dtype])
+    view = PackedView(
+        ctypes.sizeof(PackedView), len(words), sizes.k, sizes.group_size, sizes.bits, _CODES[scales.dtype]
+    )
     view.codes, view.scales, view.codebook = words.data_ptr(), scales.data_ptr(), codebook.data_ptr()
     view.codebook_rows = 1
     return view

@@ -1,7 +1,7 @@
 """vLLM serves what `flute quantize` wrote, on one GPU or several (docs/serving.md).
 
-Nothing is to be imported: vLLM finds the entry point "vllm.general_plugins" of this package and calls `register` in each
-of its processes. It reads the files and cuts them for tensor parallelism with the parameters that are made here.
+Nothing is to be imported: vLLM finds the entry point "vllm.general_plugins" of this package and calls `register` in
+each of its processes. It reads the files, and cuts them for tensor parallelism by the parameters that are made here.
 """
 
 from collections.abc import Sequence
@@ -112,7 +112,7 @@ class FluteVllmConfig(QuantizationConfig):
         if len(set(kinds)) > 1:
             listed = "; ".join(f"{part}: {kind}" for part, kind in zip(parts, kinds, strict=True))
             raise ValueError(
-                f"flute: {prefix}: expected layers that vLLM multiplies with as one to be quantized alike, found {listed}"
+                f"flute: {prefix}: vLLM multiplies with these layers as one: expected them quantized alike, found {listed}"
             )
         return FluteLinearMethod(prefix, found[0]["bits"], found[0]["group_size"])
 
@@ -145,9 +145,7 @@ class FluteLinearMethod(LinearMethodBase):
         scales = torch.empty(sum(rows), group_count(k, self._group_size), dtype=params_dtype)
         tables = torch.empty(*[len(rows)] * (len(rows) > 1), 1 << bits, dtype=torch.float32)
         places = {"output_dim": 0, "weight_loader": loader}
-        packed = PackedvLLMParameter(
-            data=words, input_dim=1, packed_dim=1, packed_factor=Fraction(32, bits), **places
-        )
+        packed = PackedvLLMParameter(data=words, input_dim=1, packed_dim=1, packed_factor=Fraction(32, bits), **places)
         scale: BasevLLMParameter
         if self._group_size > 0:
             scale = GroupQuantScaleParameter(data=scales, input_dim=1, **places)

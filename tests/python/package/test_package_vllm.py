@@ -1,5 +1,5 @@
-"""flute.vllm: what vLLM's own layers hold after loading what the program wrote, on one rank and on each of two, and what
-is refused before a weight is read.
+"""flute.vllm: what vLLM's own layers hold after loading what the program wrote, on one rank and on each of two, and
+what is refused before a weight is read.
 
 Needs vLLM beside what test_package_torch.py needs, but no GPU: the multiply itself is test_package_cuda.py's.
 """
@@ -37,9 +37,7 @@ def on_ranks(folder, size, tmp_path):
     """What each rank's layers hold."""
     meeting = tmp_path / "meeting"
     outs = [tmp_path / f"{rank}.npz" for rank in range(size)]
-    commands = [
-        [sys.executable, RANK, folder, str(rank), str(size), meeting, out] for rank, out in enumerate(outs)
-    ]
+    commands = [[sys.executable, RANK, folder, str(rank), str(size), meeting, out] for rank, out in enumerate(outs)]
     ranks = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
     for rank in ranks:
         _, errors = rank.communicate(timeout=300)

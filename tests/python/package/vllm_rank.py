@@ -1,5 +1,5 @@
-"""One rank of a tensor-parallel group, on the CPU: vLLM's own layers of a model's first block, and its head, loaded from
-a quantized checkpoint by the plug-in.
+"""One rank of a tensor-parallel group, on the CPU: vLLM's own layers of a model's first block, and its head, loaded
+from a quantized checkpoint by the plug-in.
 
     vllm_rank.py CHECKPOINT RANK SIZE MEETING_FILE OUT.npz
 
@@ -60,7 +60,8 @@ def weights_of(layer):
         return layer.weight.detach().float().numpy()
     method, words = layer.quant_method, layer.weight_packed.data
     rows = method._rows
-    parts = zip(words.split(rows), layer.weight_scale.split(rows), layer.weight_codebook.view(len(rows), -1))
+    tables = layer.weight_codebook.view(len(rows), -1)
+    parts = zip(words.split(rows), layer.weight_scale.split(rows), tables, strict=True)
     made = [
         flute.QuantizedTensor.from_packed(packed.numpy(), table.numpy(), scale.detach().numpy(), bits=method._bits)
         for packed, scale, table in parts
@@ -91,6 +92,7 @@ def main(folder, rank, size, meeting, out):
                 shard = (tensor.shard_id,) if hasattr(tensor, "shard_id") else ()
                 place.weight_loader(place, tensor, *shard)
         np.savez(out, **{name: weights_of(layer) for name, layer in layers.items()})
+        torch.distributed.barrier()  # a rank that ends early would close its connections on the others
 
 
 main(*sys.argv[1:])

@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""Puts what measure.py wrote side by side, in Markdown: times, and speed-ups over the unquantized run of the model.
+
+    merge.py *.json [--json merged.json]
+
+Rows are grouped by model and GPUs. Where a group has several unquantized runs (every session measures it anew), a row is
+compared with the last one before it, in the order given.
+"""
+
+import argparse
+import json
+import pathlib
+
+
+def ratio(base, value):
+    return f"{value:.2f}" + (f" ({base / value:.2f}x)" if base else "")
+
+
+def table(rows):
+    """Markdown of one model's rows."""
+    batches = sorted({int(batch) for row in rows for batch in row["decode_ms"]})
+    head = ["engine", *(f"batch {batch}" for batch in batches), "first token", "mixed tokens/s", "weights GB"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    base = next((row for row in rows if row["engine"] == "unquantized"), None)
+    for row in rows:
+        base = row if row["engine"] == "unquantized" else base
+        cells = [row["engine"]]
+        for batch in map(str, batches):
+            value = row["decode_ms"].get(batch)
+            cells.append("" if value is None else ratio(base and base["decode_ms"].get(batch), value))
+        first = row["first_token_ms"]
+        cells.append("" if first is None else ratio(base and base["first_token_ms"], first))
+        cells += [str(row["mixed_tokens_per_s"] or ""), f"{row['weight_gb']:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", type=pathlib.Path, nargs="+")
+    parser.add_argument("--json", type=pathlib.Path, help="write all rows into one file, which is also read")
+    args = parser.parse_args()
+    rows = []
+    for path in args.rows:
+        found = json.loads(path.read_text())
+        rows += found["rows"] if "rows" in found else [found]
+    if args.json:
+        args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["model"], row["tensor_parallel"], row["device"]), []).append(row)
+    for (model, gpus, device), group in groups.items():
+        print(f"{model}, {gpus} x {device}, ms (speed-up over unquantized)\n\n{table(group)}\n")
+
+
+if __name__ == "__main__":
+    main()
