@@ -32,7 +32,7 @@ def program(path, *arguments, text=None):
 
 
 def reference(args):
-    """Made by the program: continuations of the beginnings of the text's documents, and perplexity of its first windows."""
+    """Made by the program: continuations of the beginnings of documents, and perplexity of the text's first windows."""
     documents = args.text.read_text().split(DOCUMENT_END)
     prompts = [document[:PROMPT_BYTES].rsplit(" ", 1)[0] for document in documents if len(document) > 2 * PROMPT_BYTES]
     greedy = []

@@ -25,8 +25,8 @@ def weight_bytes(model):
 def randomize(model):
     """Random bits into every large integer weight, and tables and scales of ordinary size beside FLUTE's, in place.
 
-    vLLM leaves integers as allocated, mostly zeros, and floats next to nothing, which a GPU multiplies at a higher clock
-    than real weights. Returns how many weights it filled.
+    vLLM leaves integers as allocated, mostly zeros, and floats next to nothing, which a GPU multiplies at a higher
+    clock than real weights. Returns how many weights it filled.
     """
     filled = 0
     for name, weight in model.named_parameters():

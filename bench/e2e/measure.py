@@ -11,8 +11,8 @@ MODEL is a checkpoint folder, or a config.json (or a folder with only that): the
 
 decode_ms[batch]: steady time of a decode step, (time of --new-tokens tokens - time of 1) / (new_tokens - 1), all
 requests with prompts of the same length. first_token_ms: time of one prompt of --prefill tokens until its first token.
-mixed_tokens_per_s: new tokens a second where --mixed requests come at once, with prompts of 32 to 1024 tokens and answers
-of 16 to 256. Wall time seen by the caller of `LLM.generate`, with scheduler and sampling: medians of --repeat runs.
+mixed_tokens_per_s: new tokens a second where --mixed requests come at once, with prompts of 32 to 1024 tokens and
+answers of 16 to 256. Wall time seen by the caller of `LLM.generate`, scheduler included: medians of --repeat runs.
 """
 
 import argparse

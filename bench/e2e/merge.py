@@ -3,8 +3,8 @@
 
     merge.py *.json [--json merged.json]
 
-Rows are grouped by model and GPUs. Where a group has several unquantized runs (every session measures it anew), a row is
-compared with the last one before it, in the order given.
+Rows are grouped by model and GPUs. Where a group has several unquantized runs (every session measures it anew), a row
+is compared with the last one before it, in the order given.
 """
 
 import argparse

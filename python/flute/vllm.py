@@ -112,7 +112,7 @@ class FluteVllmConfig(QuantizationConfig):
         if len(set(kinds)) > 1:
             listed = "; ".join(f"{part}: {kind}" for part, kind in zip(parts, kinds, strict=True))
             raise ValueError(
-                f"flute: {prefix}: vLLM multiplies with these layers as one: expected them quantized alike, found {listed}"
+                f"flute: {prefix}: expected layers that are multiplied as one to be quantized alike, found {listed}"
             )
         return FluteLinearMethod(prefix, found[0]["bits"], found[0]["group_size"])
 
