@@ -93,6 +93,17 @@ def test_vllm_finds_the_plug_in():
     assert get_quantization_config("flute") is flute.vllm.FluteVllmConfig
 
 
+def test_configurations_of_the_benchmark_are_taken():
+    sys.path.insert(0, str(checkpoints.ROOT / "bench" / "e2e"))
+    from measure import ENGINES
+
+    for name, (settings, _) in ENGINES.items():
+        if name.startswith("flute"):
+            config = flute.vllm.FluteVllmConfig.from_config(dict(settings))
+            assert config._method_of("model.layers.0.mlp.down_proj")._bits == int(name.split("-")[1])
+            assert (config._method_of("lm_head") is not None) == name.endswith("head")
+
+
 def test_an_unknown_version_of_the_format_is_refused(quantized):
     with pytest.raises(ValueError, match="format_version: expected 1, found 2"):
         config_of(quantized, format_version=2)
