@@ -12,18 +12,45 @@ import json
 import pathlib
 
 
+def grouped(rows):
+    """{(model, number of GPUs, device): its rows}"""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["model"], row["tensor_parallel"], row["device"]), []).append(row)
+    return groups
+
+
+def with_base(rows):
+    """[(row, the unquantized row that it is compared with, or None)] of one group."""
+    base, pairs = next((row for row in rows if row["engine"] == "unquantized"), None), []
+    for row in rows:
+        base = row if row["engine"] == "unquantized" else base
+        pairs.append((row, base))
+    return pairs
+
+
+def speedups(rows):
+    """[(engine, {batch: how many times as fast as unquantized})] of one group, in its order."""
+    return [
+        (
+            row["engine"],
+            {int(m): base["decode_ms"][m] / ms for m, ms in row["decode_ms"].items() if m in base["decode_ms"]},
+        )
+        for row, base in with_base(rows)
+        if base is not None and row is not base
+    ]
+
+
 def ratio(base, value):
     return f"{value:.2f}" + (f" ({base / value:.2f}x)" if base else "")
 
 
 def table(rows):
-    """Markdown of one model's rows."""
+    """Markdown of one group."""
     batches = sorted({int(batch) for row in rows for batch in row["decode_ms"]})
     head = ["engine", *(f"batch {batch}" for batch in batches), "first token", "mixed tokens/s", "weights GB"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    base = next((row for row in rows if row["engine"] == "unquantized"), None)
-    for row in rows:
-        base = row if row["engine"] == "unquantized" else base
+    for row, base in with_base(rows):
         cells = [row["engine"]]
         for batch in map(str, batches):
             value = row["decode_ms"].get(batch)
@@ -46,10 +73,7 @@ def main():
         rows += found["rows"] if "rows" in found else [found]
     if args.json:
         args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-    groups = {}
-    for row in rows:
-        groups.setdefault((row["model"], row["tensor_parallel"], row["device"]), []).append(row)
-    for (model, gpus, device), group in groups.items():
+    for (model, gpus, device), group in grouped(rows).items():
         print(f"{model}, {gpus} x {device}, ms (speed-up over unquantized)\n\n{table(group)}\n")
 
 
