@@ -114,7 +114,8 @@ def compare(args):
         max_model_len=WINDOW + 8,
         max_num_seqs=PROMPTS,
         enable_prefix_caching=False,
-        gpu_memory_utilization=0.3,
+        gpu_memory_utilization=0.05,
+        kv_cache_memory_bytes=1 << 30,
         seed=0,
     )
     right = compare_greedy(llm, given["greedy"])

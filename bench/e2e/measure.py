@@ -16,6 +16,7 @@ answers of 16 to 256. Wall time seen by the caller of `LLM.generate`, scheduler 
 """
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -92,7 +93,12 @@ def parsed():
     parser.add_argument("--tensor-parallel", type=int, default=1)
     parser.add_argument("--eager", action="store_true", help="no torch.compile, no CUDA graphs")
     parser.add_argument("--in-process", action="store_true", help="the engine in this process: for debugging")
-    parser.add_argument("--memory", type=float, default=0.85, help="share of GPU memory that the engine may take")
+    parser.add_argument(
+        "--kv-gb", type=float, default=0, help="memory for keys and values (default: 0.85 of the GPU in all)"
+    )
+    parser.add_argument(
+        "--turn", type=pathlib.Path, help="measure while holding this file's lock: engines may start at once"
+    )
     parser.add_argument("--json", type=pathlib.Path, help="write the result here too")
     return parser.parse_args()
 
@@ -162,6 +168,9 @@ def main():
 
     quantization, backend = ENGINES[args.engine]
     folder, random_weights = model_folder(args.model, quantization)
+    memory = {"gpu_memory_utilization": 0.85}
+    if args.kv_gb:
+        memory = {"gpu_memory_utilization": 0.05, "kv_cache_memory_bytes": int(args.kv_gb * 1e9)}
     extra = {}
     if args.engine == "bitsandbytes":
         if random_weights:
@@ -182,12 +191,15 @@ def main():
         max_num_seqs=max(batches),
         max_num_batched_tokens=max(8192, args.prefill),
         enable_prefix_caching=False,
-        gpu_memory_utilization=args.memory,
+        **memory,
         compilation_config={"cudagraph_capture_sizes": sorted({1, 2, 4, 8, *batches})},
         seed=0,
         **extra,
     )
     start_s = time.perf_counter() - began
+    turn = (args.turn or pathlib.Path(os.devnull)).open("w")
+    if args.turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
     filled = llm.apply_model(inside_engine.randomize)[0] if random_weights else 0
     load = Load(llm, args.repeat)
     finite = load.finite()
@@ -195,6 +207,9 @@ def main():
     for batch in batches:
         decode[str(batch)] = load.decode(batch, args.prompt_len, args.new_tokens)
         print(f"batch {batch}: {decode[str(batch)][0]:.3f} ms a step", file=sys.stderr, flush=True)
+    first_token = load.first_token(args.prefill) if args.prefill else None
+    mixed = load.mixed(args.mixed) if args.mixed else None
+    turn.close()
     config = llm.llm_engine.vllm_config
     result = {
         "model": args.model.stem,
@@ -203,9 +218,9 @@ def main():
         "decode_ms": {batch: values[0] for batch, values in decode.items()},
         "decode_ms_min_max": {batch: values[1:] for batch, values in decode.items()},
         "prefill_tokens": args.prefill,
-        "first_token_ms": load.first_token(args.prefill) if args.prefill else None,
+        "first_token_ms": first_token,
         "mixed_requests": args.mixed,
-        "mixed_tokens_per_s": load.mixed(args.mixed) if args.mixed else None,
+        "mixed_tokens_per_s": mixed,
         "weight_gb": round(llm.apply_model(inside_engine.weight_bytes)[0] / 1e9, 3),  # of one GPU
         "logprobs_finite": finite,
         "weights": "random" if random_weights else "checkpoint",
@@ -217,6 +232,7 @@ def main():
         "prompt_len": args.prompt_len,
         "new_tokens": args.new_tokens,
         "repeat": args.repeat,
+        "others_idle_on_the_gpu": args.turn is not None,
         "engine_start_s": round(start_s, 1),
         "device": torch.cuda.get_device_name(0),
         "versions": {"vllm": vllm.__version__, "torch": torch.__version__},
