@@ -39,3 +39,19 @@ def randomize(model):
         elif name.endswith(".weight_scale"):
             weight.data.uniform_(0.005, 0.02)
     return filled
+
+
+_profiler = None
+
+
+def start_profiler(model):
+    global _profiler
+    _profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+    _profiler.start()
+
+
+def stop_profiler(model):
+    """[(kernel, calls, microseconds in all)] since the start, those that took longest first."""
+    _profiler.stop()
+    events = sorted(_profiler.key_averages(), key=lambda event: -event.device_time_total)
+    return [(event.key, event.count, event.device_time_total) for event in events if event.device_time_total > 0]

@@ -89,6 +89,7 @@ def parsed():
     parser.add_argument("--new-tokens", type=int, default=256)
     parser.add_argument("--prefill", type=int, default=2048, help="0: leave out")
     parser.add_argument("--mixed", type=int, default=0, help="requests of the mixed load (default: leave out)")
+    parser.add_argument("--kernels", action="store_true", help="also: what each kernel takes of a decode step, batch 1")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--tensor-parallel", type=int, default=1)
     parser.add_argument("--eager", action="store_true", help="no torch.compile, no CUDA graphs")
@@ -96,9 +97,8 @@ def parsed():
     parser.add_argument(
         "--kv-gb", type=float, default=0, help="memory for keys and values (default: 0.85 of the GPU in all)"
     )
-    parser.add_argument(
-        "--turn", type=pathlib.Path, help="measure while holding this file's lock: engines may start at once"
-    )
+    parser.add_argument("--together", type=int, default=1, help="engines that start at once and are measured in turn")
+    parser.add_argument("--turns", type=pathlib.Path, help="with --together: a file that these share, empty at first")
     parser.add_argument("--json", type=pathlib.Path, help="write the result here too")
     return parser.parse_args()
 
@@ -144,6 +144,20 @@ class Load:
         steps = [1e3 * (many - one) / (new_tokens - 1) for many in self.times(lengths, new_tokens)]
         return [round(value, 4) for value in (statistics.median(steps), min(steps), max(steps))]
 
+    def kernels(self, prompt_len, new_tokens):
+        """[[kernel, calls, microseconds]] of a decode step of one request, those of 1 us and more.
+
+        The prompt's step, one of many, is counted with them; kernels that overlap (dependent launch) are counted whole.
+        """
+        import inside_engine
+
+        self.run([prompt_len], 16)
+        self.llm.apply_model(inside_engine.start_profiler)
+        self.run([prompt_len], new_tokens)
+        found = self.llm.apply_model(inside_engine.stop_profiler)[0]
+        steps = [[name[:100], round(calls / new_tokens, 1), round(us / new_tokens, 2)] for name, calls, us in found]
+        return [step for step in steps if step[2] >= 1]
+
     def first_token(self, length):
         self.run([length], 1)
         return round(1e3 * statistics.median(self.times([length], 1)), 3)
@@ -153,6 +167,17 @@ class Load:
         tokens = [self.draw.randint(16, 256) for _ in range(count)]
         self.run(lengths, tokens)
         return round(sum(tokens) / statistics.median(self.times(lengths, tokens)), 1)
+
+
+def own_turn(path, together):
+    """Waits until all engines have started, or failed, and for this one's turn, which ends when the file is closed."""
+    if path is None:
+        return None
+    while len(path.read_text().splitlines()) < together:
+        time.sleep(0.2)
+    turn = path.open("a")
+    fcntl.flock(turn, fcntl.LOCK_EX)
+    return turn
 
 
 def main():
@@ -179,27 +204,30 @@ def main():
     batches = [int(batch) for batch in args.batch.split(",")]
     longest = max(args.prompt_len + args.new_tokens, args.prefill, 1024 + 256 if args.mixed else 0)
     began = time.perf_counter()
-    llm = vllm.LLM(
-        str(folder),
-        load_format="dummy" if random_weights else "auto",
-        skip_tokenizer_init=True,
-        dtype=args.dtype,
-        enforce_eager=args.eager,
-        tensor_parallel_size=args.tensor_parallel,
-        linear_backend=backend,
-        max_model_len=longest + 16,
-        max_num_seqs=max(batches),
-        max_num_batched_tokens=max(8192, args.prefill),
-        enable_prefix_caching=False,
-        **memory,
-        compilation_config={"cudagraph_capture_sizes": sorted({1, 2, 4, 8, *batches})},
-        seed=0,
-        **extra,
-    )
+    try:
+        llm = vllm.LLM(
+            str(folder),
+            load_format="dummy" if random_weights else "auto",
+            skip_tokenizer_init=True,
+            dtype=args.dtype,
+            enforce_eager=args.eager,
+            tensor_parallel_size=args.tensor_parallel,
+            linear_backend=backend,
+            max_model_len=longest + 16,
+            max_num_seqs=max(batches),
+            max_num_batched_tokens=max(8192, args.prefill),
+            enable_prefix_caching=False,
+            **memory,
+            compilation_config={"cudagraph_capture_sizes": sorted({1, 2, 4, 8, *batches})},
+            seed=0,
+            **extra,
+        )
+    finally:
+        if args.turns:
+            with args.turns.open("a") as turns:
+                turns.write(f"{args.engine}\n")
     start_s = time.perf_counter() - began
-    turn = (args.turn or pathlib.Path(os.devnull)).open("w")
-    if args.turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+    turn = own_turn(args.turns, args.together)
     filled = llm.apply_model(inside_engine.randomize)[0] if random_weights else 0
     load = Load(llm, args.repeat)
     finite = load.finite()
@@ -209,7 +237,9 @@ def main():
         print(f"batch {batch}: {decode[str(batch)][0]:.3f} ms a step", file=sys.stderr, flush=True)
     first_token = load.first_token(args.prefill) if args.prefill else None
     mixed = load.mixed(args.mixed) if args.mixed else None
-    turn.close()
+    kernels = load.kernels(args.prompt_len, args.new_tokens) if args.kernels else None
+    if turn:
+        turn.close()
     config = llm.llm_engine.vllm_config
     result = {
         "model": args.model.stem,
@@ -222,6 +252,7 @@ def main():
         "mixed_requests": args.mixed,
         "mixed_tokens_per_s": mixed,
         "weight_gb": round(llm.apply_model(inside_engine.weight_bytes)[0] / 1e9, 3),  # of one GPU
+        "kernels_of_a_step": kernels,
         "logprobs_finite": finite,
         "weights": "random" if random_weights else "checkpoint",
         "integer_weights_randomized": filled,
@@ -232,7 +263,7 @@ def main():
         "prompt_len": args.prompt_len,
         "new_tokens": args.new_tokens,
         "repeat": args.repeat,
-        "others_idle_on_the_gpu": args.turn is not None,
+        "engines_idle_on_the_gpu": args.together - 1,
         "engine_start_s": round(start_s, 1),
         "device": torch.cuda.get_device_name(0),
         "versions": {"vllm": vllm.__version__, "torch": torch.__version__},
