@@ -48,7 +48,14 @@ def ratio(base, value):
 def table(rows):
     """Markdown of one group."""
     batches = sorted({int(batch) for row in rows for batch in row["decode_ms"]})
-    head = ["engine", *(f"batch {batch}" for batch in batches), "first token", "mixed tokens/s", "weights GB"]
+    mixed = any(row["mixed_tokens_per_s"] for row in rows)
+    head = [
+        "engine",
+        *(f"batch {batch}" for batch in batches),
+        "first token",
+        *["mixed tokens/s"] * mixed,
+        "weights GB",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row, base in with_base(rows):
         cells = [row["engine"]]
@@ -57,9 +64,17 @@ def table(rows):
             cells.append("" if value is None else ratio(base and base["decode_ms"].get(batch), value))
         first = row["first_token_ms"]
         cells.append("" if first is None else ratio(base and base["first_token_ms"], first))
-        cells += [str(row["mixed_tokens_per_s"] or ""), f"{row['weight_gb']:.2f}"]
+        cells += [str(row["mixed_tokens_per_s"] or "")] * mixed + [f"{row['weight_gb']:.2f}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def tables(rows):
+    """Markdown of all groups."""
+    return "\n\n".join(
+        f"{model}, {gpus} x {device}, ms (speed-up over unquantized):\n\n{table(group)}"
+        for (model, gpus, device), group in grouped(rows).items()
+    )
 
 
 def main():
@@ -73,8 +88,7 @@ def main():
         rows += found["rows"] if "rows" in found else [found]
     if args.json:
         args.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-    for (model, gpus, device), group in grouped(rows).items():
-        print(f"{model}, {gpus} x {device}, ms (speed-up over unquantized)\n\n{table(group)}\n")
+    print(tables(rows))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Draws what merge.py merged: speed-up over unquantized weights against batch size, a panel for each model.
+"""Draws what merge.py merged: speed-up over unquantized weights against batch size, a panel for each model; and writes
+merge.py's tables into a page.
 
-    plot.py bench/results/e2e-h100.json docs/images/e2e-speedup.svg
+    draw.py bench/results/e2e-h100.json docs/images/e2e-speedup.svg docs/serving.md
 
 Needs only Python. The same input gives the same bytes.
 """
@@ -10,10 +11,10 @@ import json
 import pathlib
 import sys
 
-from merge import grouped, speedups
+from merge import grouped, speedups, tables
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-from plot import Svg, spread  # noqa: E402
+from plot import Svg, replace_table, spread  # noqa: E402
 
 LEFT, TOP, WIDTH, HEIGHT, NAMES = 50, 74, 250, 280, 120  # of a panel; beside it stand the engines' names
 OURS = {"flute-4": "s4", "flute-3": "s3", "flute-2": "s2"}
@@ -56,7 +57,8 @@ def panel(svg, left, title, rows):
 
 
 def main():
-    rows = json.loads(pathlib.Path(sys.argv[1]).read_text())["rows"]
+    results, image, page = map(pathlib.Path, sys.argv[1:])
+    rows = json.loads(results.read_text())["rows"]
     panels = []
     for (model, gpus, device), group in grouped(rows).items():
         lines = [(engine, line) for engine, line in speedups(group) if line]
@@ -67,7 +69,8 @@ def main():
     svg.text(24, 32, title, "title")
     for number, (name, lines) in enumerate(panels):
         panel(svg, 20 + LEFT + number * (LEFT + WIDTH + NAMES), name, lines)
-    svg.write(pathlib.Path(sys.argv[2]))
+    svg.write(image)
+    page.write_text(replace_table(page.read_text(), "e2e", tables(rows)))
 
 
 if __name__ == "__main__":
