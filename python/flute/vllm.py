@@ -39,6 +39,7 @@ _CAPABILITY = 80  # of the oldest GPU that has kernels
 _BITS = (2, 3, 4)  # that they multiply
 _MOST_SEGMENTS = 4  # matrices stacked along N in one multiply
 _SEGMENT_ROWS = 32  # each but the last has a multiple of
+_SHARE_HEAD = ("gemma2",)  # models that vLLM has without an output head of their own
 _MOST_RANKS = 64  # sizes of tensor parallelism that a message suggests
 
 
@@ -84,7 +85,13 @@ class FluteVllmConfig(QuantizationConfig):
     def maybe_update_config(self, model_name: str, hf_config: Any = None, revision: str | None = None) -> None:
         """Called before anything is loaded: the time to refuse a checkpoint."""
         if hf_config is not None:
-            self._head_is_quantized = not getattr(hf_config.get_text_config(), "tie_word_embeddings", False)
+            text = hf_config.get_text_config()
+            self._head_is_quantized = not getattr(text, "tie_word_embeddings", False)
+            if self._head_is_quantized and text.model_type in _SHARE_HEAD:
+                raise ValueError(
+                    f"flute: lm_head: vLLM multiplies with {text.model_type}'s embedding in its place: expected a "
+                    "checkpoint without a head of its own, found one; quantize without --include lm_head"
+                )
         folder = Path(model_name)
         if folder.is_dir() and any(folder.glob("*.safetensors*")):
             _expect_kernels_for(Checkpoint(folder))

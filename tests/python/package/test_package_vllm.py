@@ -118,6 +118,13 @@ def test_a_missing_shard_is_refused_before_loading(program, tmp_path):
         config.maybe_update_config(str(tmp_path / "q"), AutoConfig.from_pretrained(tmp_path / "q"))
 
 
+def test_a_head_that_vllm_does_not_have_is_refused_before_loading(program, tmp_path):
+    program("quantize", checkpoints.GEMMA, tmp_path / "q", "--bits", 4, "--include", "lm_head")
+    config = config_of(tmp_path / "q")
+    with pytest.raises(ValueError, match="lm_head: .* gemma2's embedding"):
+        config.maybe_update_config(str(tmp_path / "q"), AutoConfig.from_pretrained(tmp_path / "q"))
+
+
 def test_bits_without_kernels_are_refused_before_loading(program, tmp_path):
     program("quantize", checkpoints.LLAMA, tmp_path / "q", "--bits", 4, "--layer-bits", "layers.2.*down_proj=5")
     with pytest.raises(ValueError, match="model.layers.2.mlp.down_proj: expected 2, 3 or 4 bits.*found 5"):
