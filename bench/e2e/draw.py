@@ -17,13 +17,15 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from plot import Svg, replace_table, spread  # noqa: E402
 
 LEFT, TOP, WIDTH, HEIGHT, NAMES = 50, 74, 250, 280, 120  # of a panel; beside it stand the engines' names
-OURS = {"flute-4": "s4", "flute-3": "s3", "flute-2": "s2"}
+# Classes of line and text; dashed where the head is quantized, too.
+OURS = {f"flute-{bits}": (f"line s{bits}", f"f{bits}") for bits in (4, 3, 2)}
+OURS |= {f"flute-{bits}-head": (f"floor s{bits}", f"f{bits}") for bits in (4, 3)}
 
 
 def style(engine, others):
     """Line and text."""
     if engine in OURS:
-        return f"line {OURS[engine]}", OURS[engine].replace("s", "f")
+        return OURS[engine]
     return f"peer p{others.index(engine) % 6}", f"q{others.index(engine) % 6}"
 
 
@@ -62,7 +64,7 @@ def main():
     panels = []
     for (model, gpus, device), group in grouped(rows).items():
         lines = [(engine, line) for engine, line in speedups(group) if line]
-        if lines:
+        if any(len(line) > 1 for _, line in lines):
             panels.append((f"{model}, {gpus} x {device}", lines))
     title = "Decode in vLLM: how many times as fast as unquantized"
     svg = Svg(30 + len(panels) * (LEFT + WIDTH + NAMES), TOP + HEIGHT + 60, title, f"{title}, against the batch size.")
