@@ -1,6 +1,7 @@
 """The multiply of PyTorch tensors: torch.ops.flute, and what a weight is to it. Imported when the first is seen."""
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,19 +76,27 @@ class Values(NamedTuple):
     codebooks: torch.Tensor
 
 
+class Sizes(NamedTuple):
+    """Of matrices stacked along N, as the operator takes them after its tensors."""
+
+    rows: list[int]
+    k: int
+    bits: int
+    group_size: int
+
+
 class Tiled:
     """A weight on a GPU: codes in the kernels' layout, and for each dtype of activations scales and codebook."""
 
     def __init__(self, q: QuantizedTensor, device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
         self.n, self.k = q.shape
-        self.sizes = [q.n], q.k, q.bits, q.group_size
+        self.sizes = Sizes([q.n], q.k, q.bits, q.group_size)
         self._scales, self._scale_code, self._codebook = q._scales, q._scale_element.code, q.codebook
         self._offsets = q._offsets  # which the library refuses, and says so
         with torch.inference_mode(False):  # what is made here may be saved for a gradient later
-            self.codes = torch.empty(self._bytes(dtype)[0], dtype=torch.uint8, device=device)
-            self.values: dict[torch.dtype, Values] = {}
-            self._fill(dtype, q.packed)
+            self.codes, values = tile(self.sizes, [self._source(q.packed)], device, dtype)
+        self.values: dict[torch.dtype, Values] = {dtype: values}
 
     def of(self, dtype: torch.dtype) -> Values:
         """Made when it is first asked for."""
@@ -99,15 +108,16 @@ class Tiled:
                     f"to({str(self.device)!r}, {dtype}) beforehand adds it"
                 )
             with torch.inference_mode(False):
-                self._fill(dtype, None)
+                words = self._codebook  # any: only where codes are made they are read
+                self.values[dtype] = _fill(_tiled_view(self.sizes, self.device, dtype), [self._source(words)], None)
         return self.values[dtype]
 
     def packed(self) -> Array:
         """The codes as files have them."""
-        n, k, bits = self.n, self.k, self.sizes[2]
-        words = torch.empty((n, k // 32 * bits), dtype=torch.int32, device=self.device)
-        view = self._view(next(iter(self.values)), self.codes, None)
-        check(lib.flute_untile(view, 0, words.data_ptr(), self._stream()), "packed")
+        words = torch.empty((self.n, self.k // 32 * self.sizes.bits), dtype=torch.int32, device=self.device)
+        view = _tiled_view(self.sizes, self.device, next(iter(self.values)))
+        view.codes = self.codes.data_ptr()
+        check(lib.flute_untile(view, 0, words.data_ptr(), _stream(self.device)), "packed")
         return read_only(words.cpu().numpy())
 
     def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -115,33 +125,9 @@ class Tiled:
         result: torch.Tensor = torch.ops.flute.gemm_tiled(x, self.codes, *values, bias, *self.sizes)
         return result
 
-    def _stream(self) -> int:
-        return int(torch.cuda.current_stream(self.device).cuda_stream)
-
-    def _bytes(self, dtype: torch.dtype) -> list[int]:
-        """Of codes, scales and codebooks."""
-        found = [ctypes.c_size_t() for _ in range(3)]
-        check(lib.flute_tiled_bytes(self._view(dtype, None, None), *found), "to")
-        return [size.value for size in found]
-
-    def _view(self, dtype: torch.dtype, codes: torch.Tensor | None, values: Values | None) -> TiledView:
+    def _source(self, words: Array) -> PackedView:
         _, _, bits, group_size = self.sizes
-        view = TiledView(ctypes.sizeof(TiledView), self.k, group_size, (self.n,), 1, bits, _CODES[dtype])
-        view.device = self.device.index or 0
-        view.codes = None if codes is None else codes.data_ptr()
-        if values is not None:
-            view.scales, view.codebooks = values.scales.data_ptr(), values.codebooks.data_ptr()
-        return view
-
-    def _fill(self, dtype: torch.dtype, packed: Array | None) -> None:
-        """Makes the values of a dtype; of codes too, where they are given."""
-        _, scale_bytes, codebook_bytes = self._bytes(dtype)
-        values = Values(
-            *(torch.empty(size // 2, dtype=dtype, device=self.device) for size in (scale_bytes, codebook_bytes))
-        )
-        _, _, bits, group_size = self.sizes
-        words = self._codebook if packed is None else packed  # read only where codes are to be made
-        source = PackedView(
+        return PackedView(
             ctypes.sizeof(PackedView),
             self.n,
             self.k,
@@ -154,10 +140,57 @@ class Tiled:
             self._codebook.ctypes.data,
             1 if self._codebook.ndim == 1 else self.n,
         )
-        view = self._view(dtype, None if packed is None else self.codes, values)
-        segments = (ctypes.POINTER(PackedView) * 1)(ctypes.pointer(source))
-        check(lib.flute_tile(view, segments, 1, self._stream()), "to")
-        self.values[dtype] = values
+
+
+def packed_view(words: torch.Tensor, scales: torch.Tensor, codebook: torch.Tensor, sizes: Sizes) -> PackedView:
+    """One matrix of `sizes` as the library sees its tensors (those of a file), while they live."""
+    view = PackedView(
+        ctypes.sizeof(PackedView), len(words), sizes.k, sizes.group_size, sizes.bits, _CODES[scales.dtype]
+    )
+    view.codes, view.scales, view.codebook = words.data_ptr(), scales.data_ptr(), codebook.data_ptr()
+    view.codebook_rows = 1
+    return view
+
+
+def tile(
+    sizes: Sizes, segments: Sequence[PackedView], device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, Values]:
+    """Packed matrices, in host memory or on the device, stacked along N there for activations of `dtype`."""
+    view = _tiled_view(sizes, device, dtype)
+    codes = torch.empty(_bytes(view)[0], dtype=torch.uint8, device=device)
+    return codes, _fill(view, segments, codes)
+
+
+def _tiled_view(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> TiledView:
+    """Without the tensors."""
+    rows, k, bits, group_size = sizes
+    view = TiledView(ctypes.sizeof(TiledView), k, group_size, tuple(rows), len(rows), bits, _CODES[dtype])
+    view.device = device.index or 0
+    return view
+
+
+def _bytes(view: TiledView) -> list[int]:
+    """Of codes, scales and codebooks."""
+    found = [ctypes.c_size_t() for _ in range(3)]
+    check(lib.flute_tiled_bytes(view, *found), "to")
+    return [size.value for size in found]
+
+
+def _fill(view: TiledView, segments: Sequence[PackedView], codes: torch.Tensor | None) -> Values:
+    """Makes the values; the codes too, where there is memory for them."""
+    device = torch.device("cuda", view.device)
+    dtype = next(dtype for dtype, code in _CODES.items() if code == view.dtype)
+    _, *sizes = _bytes(view)
+    values = Values(*(torch.empty(size // 2, dtype=dtype, device=device) for size in sizes))
+    view.codes = None if codes is None else codes.data_ptr()
+    view.scales, view.codebooks = values.scales.data_ptr(), values.codebooks.data_ptr()
+    pointers = (ctypes.POINTER(PackedView) * len(segments))(*(ctypes.pointer(one) for one in segments))
+    check(lib.flute_tile(view, pointers, len(segments), _stream(device)), "to")
+    return values
+
+
+def _stream(device: torch.device) -> int:
+    return int(torch.cuda.current_stream(device).cuda_stream)
 
 
 def moved(q: QuantizedTensor, device: Any, dtype: torch.dtype | None = None) -> QuantizedTensor:

@@ -47,6 +47,15 @@ def test_plots_and_table_are_of_the_committed_results(tmp_path):
     assert page.read_text() == (ROOT / "README.md").read_text()
 
 
+def test_speed_of_whole_models_is_of_the_committed_results(tmp_path):
+    page = tmp_path / "serving.md"
+    shutil.copy(ROOT / "docs/serving.md", page)
+    results, image = ROOT / "bench/results/e2e-h100.json", tmp_path / "e2e.svg"
+    subprocess.run([sys.executable, ROOT / "bench/e2e/draw.py", results, image, page], check=True, timeout=60)
+    assert image.read_bytes() == (ROOT / "docs/images/e2e-speedup.svg").read_bytes()
+    assert page.read_text() == (ROOT / "docs/serving.md").read_text()
+
+
 def test_quality_page_is_of_the_committed_results(tmp_path):
     page = tmp_path / "quality.md"
     shutil.copy(ROOT / "docs/quality.md", page)
