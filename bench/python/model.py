@@ -169,9 +169,10 @@ def made(variant, folder, args, result):
 
         model, result["load"] = loaded(folder, args)
         if variant.endswith("-single"):
-            for module in model.modules():
-                if isinstance(module, flute.Linear) and len(module._weight.rows) > 1:
-                    module.to("cpu").to(args.device, torch.bfloat16)
+            for name, module in list(model.named_modules()):
+                if isinstance(module, flute.Linear):
+                    q = module.quantized.to("cpu").to(args.device, torch.bfloat16)
+                    model.set_submodule(name, flute.Linear(q))
         return model
     config = transformers.AutoConfig.for_model("llama", **LLAMA | {"num_hidden_layers": args.layers})
     if args.tiny:
@@ -210,9 +211,8 @@ def to_nf4(model):
     for name, module in list(model.named_modules()):
         if type(module) is not torch.nn.Linear or name == "lm_head":
             continue
-        layer = bnb.nn.Linear4bit(
-            module.in_features, module.out_features, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
-        )
+        sizes, options = (module.in_features, module.out_features), {"bias": False, "quant_type": "nf4"}
+        layer = bnb.nn.Linear4bit(*sizes, compute_dtype=torch.bfloat16, device="meta", **options)
         layer.weight = bnb.nn.Params4bit(
             module.weight.data, requires_grad=False, quant_type="nf4", compress_statistics=False
         )
@@ -294,6 +294,9 @@ class Decoding:
         self.compiled = torch.compile(one, fullgraph=fullgraph, mode=mode)
 
     def step(self):
+        import torch
+
+        torch.compiler.cudagraph_mark_step_begin()
         self.token = self.compiled(self.token.clone())
 
     def times(self):
