@@ -100,6 +100,15 @@ class Values(NamedTuple):
     codebooks: torch.Tensor
 
 
+class Sizes(NamedTuple):
+    """Of matrices stacked along N, as the operator takes them after its tensors."""
+
+    rows: list[int]
+    k: int
+    bits: int
+    group_size: int
+
+
 class Turns:
     """What layers share that are multiplied as one: the product for all of them, which the first makes.
 
@@ -132,16 +141,15 @@ class Stack:
     layout, and for each dtype of activations scales and codebooks."""
 
     def __init__(self, qs: Sequence[QuantizedTensor], device: torch.device, dtype: torch.dtype) -> None:
-        first = qs[0]
         self.device = device
-        self.sizes = [q.n for q in qs], first.k, first.bits, first.group_size
+        self.sizes = Sizes([q.n for q in qs], qs[0].k, qs[0].bits, qs[0].group_size)
         self.turns = Turns(len(qs))
-        # The library refuses offsets, and says so.
-        self._sources = [(q.n, q._scales, q._scale_element.code, q._offsets, q.codebook) for q in qs]
+        self._sources = [_with_codes(q, None) for q in qs]
+        packed = [q.packed for q in qs]
+        segments = [source._view(words) for source, words in zip(self._sources, packed, strict=True)]
         with torch.inference_mode(False):  # what is made here may be saved for a gradient later
-            self.codes = torch.empty(self._bytes(dtype)[0], dtype=torch.uint8, device=device)
-            self.values: dict[torch.dtype, Values] = {}
-            self._fill(dtype, [q.packed for q in qs])
+            self.codes, values = tile(self.sizes, segments, device, dtype)
+        self.values = {dtype: values}
 
     def of(self, dtype: torch.dtype) -> Values:
         """Made when it is first asked for."""
@@ -152,55 +160,19 @@ class Stack:
                     f"gemm: x: expected {there}, which the weight was moved to {self.device} for, found {dtype}; "
                     f"to({str(self.device)!r}, {dtype}) beforehand adds it"
                 )
+            segments = [source._view(source.codebook) for source in self._sources]  # any words: they are not read
             with torch.inference_mode(False):
-                self._fill(dtype, None)
+                self.values[dtype] = _fill(_tiled_view(self.sizes, self.device, dtype), segments, None)
         return self.values[dtype]
 
     def packed(self, index: int) -> Array:
         """The codes of one as files have them."""
-        rows, k, bits, _ = self.sizes
-        words = torch.empty((rows[index], k // 32 * bits), dtype=torch.int32, device=self.device)
-        view = self._view(next(iter(self.values)), self.codes, None)
-        check(lib.flute_untile(view, index, words.data_ptr(), self._stream()), "packed")
+        n, bits = self.sizes.rows[index], self.sizes.bits
+        words = torch.empty((n, self.sizes.k // 32 * bits), dtype=torch.int32, device=self.device)
+        view = _tiled_view(self.sizes, self.device, next(iter(self.values)))
+        view.codes = self.codes.data_ptr()
+        check(lib.flute_untile(view, index, words.data_ptr(), _stream(self.device)), "packed")
         return read_only(words.cpu().numpy())
-
-    def _stream(self) -> int:
-        return int(torch.cuda.current_stream(self.device).cuda_stream)
-
-    def _bytes(self, dtype: torch.dtype) -> list[int]:
-        """Of codes, scales and codebooks."""
-        found = [ctypes.c_size_t() for _ in range(3)]
-        check(lib.flute_tiled_bytes(self._view(dtype, None, None), *found), "to")
-        return [size.value for size in found]
-
-    def _view(self, dtype: torch.dtype, codes: torch.Tensor | None, values: Values | None) -> TiledView:
-        rows, k, bits, group_size = self.sizes
-        view = TiledView(ctypes.sizeof(TiledView), k, group_size, tuple(rows), len(rows), bits, _CODES[dtype])
-        view.device = self.device.index or 0
-        view.codes = None if codes is None else codes.data_ptr()
-        if values is not None:
-            view.scales, view.codebooks = values.scales.data_ptr(), values.codebooks.data_ptr()
-        return view
-
-    def _fill(self, dtype: torch.dtype, packed: list[Array] | None) -> None:
-        """Makes the values of a dtype; of codes too, where they are given."""
-        _, scale_bytes, codebook_bytes = self._bytes(dtype)
-        values = Values(
-            *(torch.empty(size // 2, dtype=dtype, device=self.device) for size in (scale_bytes, codebook_bytes))
-        )
-        _, k, bits, group_size = self.sizes
-        views = []
-        for index, (n, scales, scale_code, offsets, codebook) in enumerate(self._sources):
-            words = codebook if packed is None else packed[index]  # read only where codes are to be made
-            view = PackedView(ctypes.sizeof(PackedView), n, k, group_size, bits, scale_code, words.ctypes.data)
-            view.scales, view.codebook = scales.ctypes.data, codebook.ctypes.data
-            view.offsets = None if offsets is None else offsets.ctypes.data
-            view.codebook_rows = 1 if codebook.ndim == 1 else n
-            views.append(view)
-        segments = (ctypes.POINTER(PackedView) * len(views))(*(ctypes.pointer(view) for view in views))
-        tiled = self._view(dtype, None if packed is None else self.codes, values)
-        check(lib.flute_tile(tiled, segments, len(views), self._stream()), "to")
-        self.values[dtype] = values
 
 
 class Tiled:
@@ -224,6 +196,57 @@ class Tiled:
     def of_all(self, y: torch.Tensor) -> torch.Tensor:
         """This weight's part of the stack's product."""
         return y if len(self.rows) == 1 else y[..., self.begin : self.begin + self.n]
+
+
+def packed_view(words: torch.Tensor, scales: torch.Tensor, codebook: torch.Tensor, sizes: Sizes) -> PackedView:
+    """One matrix of `sizes` as the library sees its tensors (those of a file), while they live."""
+    view = PackedView(
+        ctypes.sizeof(PackedView), len(words), sizes.k, sizes.group_size, sizes.bits, _CODES[scales.dtype]
+    )
+    view.codes, view.scales, view.codebook = words.data_ptr(), scales.data_ptr(), codebook.data_ptr()
+    view.codebook_rows = 1
+    return view
+
+
+def tile(
+    sizes: Sizes, segments: Sequence[PackedView], device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, Values]:
+    """Packed matrices, in host memory or on the device, stacked along N there for activations of `dtype`."""
+    view = _tiled_view(sizes, device, dtype)
+    codes = torch.empty(_bytes(view)[0], dtype=torch.uint8, device=device)
+    return codes, _fill(view, segments, codes)
+
+
+def _tiled_view(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> TiledView:
+    """Without the tensors."""
+    rows, k, bits, group_size = sizes
+    view = TiledView(ctypes.sizeof(TiledView), k, group_size, tuple(rows), len(rows), bits, _CODES[dtype])
+    view.device = device.index or 0
+    return view
+
+
+def _bytes(view: TiledView) -> list[int]:
+    """Of codes, scales and codebooks."""
+    found = [ctypes.c_size_t() for _ in range(3)]
+    check(lib.flute_tiled_bytes(view, *found), "to")
+    return [size.value for size in found]
+
+
+def _fill(view: TiledView, segments: Sequence[PackedView], codes: torch.Tensor | None) -> Values:
+    """Makes the values; the codes too, where there is memory for them."""
+    device = torch.device("cuda", view.device)
+    dtype = next(dtype for dtype, code in _CODES.items() if code == view.dtype)
+    _, *sizes = _bytes(view)
+    values = Values(*(torch.empty(size // 2, dtype=dtype, device=device) for size in sizes))
+    view.codes = None if codes is None else codes.data_ptr()
+    view.scales, view.codebooks = values.scales.data_ptr(), values.codebooks.data_ptr()
+    pointers = (ctypes.POINTER(PackedView) * len(segments))(*(ctypes.pointer(one) for one in segments))
+    check(lib.flute_tile(view, pointers, len(segments), _stream(device)), "to")
+    return values
+
+
+def _stream(device: torch.device) -> int:
+    return int(torch.cuda.current_stream(device).cuda_stream)
 
 
 def moved(q: QuantizedTensor, device: Any, dtype: torch.dtype | None = None) -> QuantizedTensor:

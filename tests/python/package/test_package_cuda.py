@@ -122,9 +122,9 @@ def test_gradients(bits, dtype, shape):
     y.backward(upstream)
     assert x.grad.shape == x.shape and close(x.grad, upstream.double() @ weight, dtype)
     torch.testing.assert_close(bias.grad, upstream.reshape(-1, 96).sum(0))
-    values = q.to(CUDA, dtype)._operand.of(dtype)
+    values = q.to(CUDA, dtype)._operand.stack.of(dtype)
     eye = torch.eye(96, device=CUDA).to(dtype)
-    codes = q.to(CUDA, dtype)._operand.codes
+    codes = q.to(CUDA, dtype)._operand.stack.codes
     back = torch.ops.flute.gemm_tiled_transposed(eye, codes, *values, [96], 128, bits, 32)
     assert torch.equal(back.double(), weight)
 
@@ -132,7 +132,7 @@ def test_gradients(bits, dtype, shape):
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("shape", [(128,), (0, 128), (2, 3, 128)])
 def test_opcheck(dtype, shape):
-    weight = example().to(CUDA, dtype)._operand
+    weight = example().to(CUDA, dtype)._operand.stack
     tensors = weight.codes, *weight.of(dtype)
     x, bias = (torch.randn(size, device=CUDA).to(dtype).requires_grad_() for size in (shape, (96,)))
     for given in (bias, None):
@@ -142,31 +142,20 @@ def test_opcheck(dtype, shape):
 
 
 def test_stacked_matrices_have_a_table_each():
+    """Filled from a device's memory, as vLLM does, or from the host's."""
+    from flute import _operator
+
     parts = [example(3, 64, n=64, seed=1), example(3, 64, n=32, seed=2), example(3, 64, n=21, seed=3)]
     x = torch.randn(5, 128, device=CUDA).half()
     expected = torch.cat([flute.gemm(x, q.to(CUDA)) for q in parts], -1)
-    codes, scales, codebooks = stacked(parts)
-    y = torch.ops.flute.gemm_tiled(x, codes, scales, codebooks, None, [64, 32, 21], 128, 3, 64)
-    assert torch.equal(y, expected)
-
-
-def stacked(parts):
-    """The buffers of several matrices, as an engine would have the library fill them."""
-    import ctypes
-
-    from flute._library import PackedView, TiledView, check, lib
-
-    rows = [q.n for q in parts]
-    view = TiledView(ctypes.sizeof(TiledView), 128, 64, tuple(rows), len(rows), 3, 1, 0)
-    sizes = [ctypes.c_size_t() for _ in range(3)]
-    check(lib.flute_tiled_bytes(view, *sizes), "tile")
-    codes = torch.empty(sizes[0].value, dtype=torch.uint8, device=CUDA)
-    scales, codebooks = (torch.empty(size.value // 2, dtype=torch.float16, device=CUDA) for size in sizes[1:])
-    view.codes, view.scales, view.codebooks = codes.data_ptr(), scales.data_ptr(), codebooks.data_ptr()
-    views = [q._view(q.packed) for q in parts]
-    segments = (ctypes.POINTER(PackedView) * len(views))(*(ctypes.pointer(one) for one in views))
-    check(lib.flute_tile(view, segments, len(views), torch.cuda.current_stream().cuda_stream), "tile")
-    return codes, scales, codebooks
+    sizes = _operator.Sizes([64, 32, 21], 128, 3, 64)
+    for place in (CUDA, "cpu"):
+        arrays = [(q.packed.view(np.int32), q.scales, q.codebook) for q in parts]
+        tensors = [[torch.from_numpy(np.array(array)).to(place) for array in part] for part in arrays]
+        segments = [_operator.packed_view(*part, sizes) for part in tensors]
+        codes, values = _operator.tile(sizes, segments, CUDA, torch.float16)
+        y = torch.ops.flute.gemm_tiled(x, codes, *values, None, *sizes)
+        assert torch.equal(y, expected)
 
 
 def three_layers(bits=4):
@@ -366,7 +355,7 @@ def with_offsets():
 Q, THERE = example(), example().to(CUDA)
 X = torch.ones(2, 128, device=CUDA).half()
 HOST = X.cpu()
-FLAT = THERE._operand.codes, *THERE._operand.of(torch.float16)
+FLAT = THERE._operand.stack.codes, *THERE._operand.stack.of(torch.float16)
 SIZES = [96], 128, 4, 64
 OP, OP_T = torch.ops.flute.gemm_tiled, torch.ops.flute.gemm_tiled_transposed
 BAD = [
