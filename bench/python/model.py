@@ -4,20 +4,22 @@
     python3 bench/python/model.py --out model.json                     # Llama-3-8B's sizes, random weights; 80 GB
     python3 bench/python/model.py --variants bf16,4 --layers 4         # less of it
 
-Each variant is a process of its own. They load one after the other, compile at the same time, and are then measured one
-after the other, alone on the card. bf16: as transformers makes it; 4, 3, 2: quantized checkpoints of random codes that
-are written to --folder (groups of 128 at 4 bits, of 64 below) and loaded by from_pretrained, with stacked layers;
-4-single: without stacking; nf4: bitsandbytes' Linear4bit with bf16 arithmetic.
+Each variant is a process of its own. bf16: as transformers makes it; 4, 3, 2: quantized checkpoints of random codes
+that are written to --folder (groups of 128 at 4 bits, of 64 below) and loaded by from_pretrained, with stacked layers;
+4-single: without stacking; nf4: bitsandbytes' Linear4bit with bf16 arithmetic. They are made one after the other, each
+measured before the next; then all compile at the same time, and each is measured again alone.
 
-Decoding: a static cache of --context tokens, one step (the model and the choice of the likeliest token) compiled as one
-graph with mode="reduce-overhead"; the median time of steps between two synchronisations, and of generate() with
-cache_implementation="static", which adds its own work on the host. Prefill: the model called plainly on --prompt
-tokens, the median of several, without a cache. Memory: torch.cuda.max_memory_allocated during decoding.
+Decoding: a step of one token is the model with a static cache of --context tokens and the choice of the likeliest
+token, in a CUDA graph. "plain": the model as it is; "compiled": by torch.compile, in one graph (nf4: in as many as it
+takes). Time over several steps between two synchronisations, the median of five. Prefill: the model called plainly on
+--prompt tokens, the median of several, without a cache. Memory: torch.cuda.max_memory_allocated while decoding plainly.
 """
 
 import argparse
 import json
+import os
 import pathlib
+import queue
 import statistics
 import subprocess
 import sys
@@ -34,111 +36,131 @@ def main():
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--context", type=int, default=1024, help="length of the static cache")
     parser.add_argument("--prompt", type=int, default=2048, help="tokens of the prefill")
-    parser.add_argument("--generate", action="store_true", help="generate() too")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--folder", type=pathlib.Path, default="/tmp/flute-bench")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try the script")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--deadline", type=float, default=1e9, help="seconds after which what there is must do")
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
         run(args.child, args)
         return
-    results = {}
-    children = {variant: start(variant) for variant in args.variants.split(",")}
-    for child in children.values():
-        until(child, "imported")
-    for child in children.values():
-        tell(child, "make")
-        until(child, "made")
-    for child in children.values():
-        tell(child, "compile")
-    for child in children.values():
-        until(child, "ready")
-    for variant, child in children.items():
-        tell(child, "measure")
-        answer = child.stdout.readline()
-        child.stdin.close()
-        if child.wait() != 0 or not answer:
-            print(f"{variant}: failed with {child.returncode}: {answer}", flush=True)
-            continue
-        results[variant] = json.loads(answer)
-        print(variant, json.dumps(results[variant]), flush=True)
-        if args.out:
-            args.out.write_text(json.dumps(results, indent=1) + "\n")
-    report(results)
-
-
-def tell(child, word):
-    """Nothing, where it has ended."""
+    end = time.monotonic() + args.deadline
+    children = [Child(variant, end) for variant in args.variants.split(",")]
     try:
-        child.stdin.write(word + "\n")
-        child.stdin.flush()
-    except BrokenPipeError:
-        pass
+        for child in children:
+            child.until("imported")
+        for child in children:
+            child.tell("make")
+            child.until("made")
+            report(children, args)
+        for child in children:
+            child.tell("compile")
+        for child in children:
+            child.until("compiled")
+        for child in children:
+            child.tell("measure")
+            child.until("measured")
+            report(children, args)
+    finally:
+        for child in children:
+            child.process.kill()
 
 
-def until(child, word):
-    """Its own lines are JSON and these words alone."""
-    for line in child.stdout:
-        if line == word + "\n":
-            return
+class Child:
+    """A variant's process. It answers a stage's name with JSON of what it knows by then."""
+
+    def __init__(self, variant, end):
+        command = [sys.executable, __file__, *sys.argv[1:], "--child", variant]
+        environment = {**os.environ, "TORCHINDUCTOR_COMPILE_THREADS": "4"}
+        self.variant, self.result, self._began, self._end = variant, {}, time.monotonic(), end
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self._lines = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def tell(self, word):
+        try:
+            self.process.stdin.write(word + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has failed, and said so
+
+    def until(self, stage):
+        """Waits for it, unless the process ends or the deadline comes."""
+        while True:
+            try:
+                line = self._lines.get(timeout=max(0, self._end - time.monotonic()))
+            except queue.Empty:
+                line = None
+            if line is None:
+                self._lines.put(None)  # for whatever is asked next
+                print(f"{self.variant}: {stage}: did not come", flush=True)
+                return
+            found, _, text = line.partition(" ")
+            if found == stage:
+                self.result = json.loads(text)
+                seconds = time.monotonic() - self._began
+                print(f"{self.variant}: {stage} after {seconds:.1f} s {text.strip()}", flush=True)
+                return
 
 
-def start(variant):
-    command = [sys.executable, __file__, *sys.argv[1:], "--child", variant]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def report(results):
-    print("\nvariant   tokens/s   x bf16  generate   x bf16  prefill ms   x bf16  decoding GB  loading GB/s")
-    base = results.get("bf16")
+def report(children, args):
+    results = {child.variant: child.result for child in children}
+    if args.out:
+        args.out.write_text(json.dumps(results, indent=1) + "\n")
+    keys = {"plain_ms": "plain", "compiled_ms": "compiled", "prefill_ms": "prefill"}
+    print(
+        "variant   "
+        + "".join(f"{name + (' ms' if name == 'prefill' else ' tok/s'):>15s} x bf16" for name in keys.values())
+    )
+    base = results.get("bf16", {})
     for variant, one in results.items():
-        columns = []
-        for key, faster in (("step_ms", True), ("generate_ms", True), ("prefill_ms", False)):
+        line = f"{variant:10s}"
+        for key in keys:
             value = one.get(key)
-            ratio = f"{base[key] / value:8.2f}" if base and value and base.get(key) else "       -"
-            shown = "         -" if value is None else f"{1000 / value if faster else value:10.1f}"
-            columns.append(f"{shown} {ratio}")
-        speed = one["load"]["gb_per_s"] if "load" in one else float("nan")
-        print(f"{variant:9s}{' '.join(columns)} {one['decode_gb']:12.2f} {speed:13.2f}", flush=True)
+            shown = "-" if value is None else f"{value if key == 'prefill_ms' else 1000 / value:.1f}"
+            ratio = f"{base[key] / value:.2f}" if value and base.get(key) else "-"
+            line += f"{shown:>15s} {ratio:>6s}"
+        print(line, flush=True)
 
 
 def run(variant, args):
-    """A child: makes the model, compiles, measures, each when it is told to."""
+    """A child: goes on to the next stage when it is told to."""
     import torch
     import transformers  # noqa: F401 - takes seconds
 
-    began = time.perf_counter()
+    result = {}
 
     def reached(stage):
-        print(f"{variant}: {stage} after {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
-        print(stage, flush=True)
-        sys.stdin.readline()
+        print(stage, json.dumps(result), flush=True)
+        if not sys.stdin.readline():
+            raise SystemExit
 
     torch.manual_seed(0)
-    result = {"variant": variant}
     folder = checkpoint(variant, args, int(variant[0])) if variant[0].isdigit() else None
     reached("imported")
     model = made(variant, folder, args, result).eval()
-    result["model_gb"] = allocated(args)
-    reached("made")
     with torch.inference_mode():
-        decoding = Decoding(model, args, fullgraph=variant != "nf4")
-        for _ in range(4):  # the first compiles, the next records
-            decoding.step()
-        if args.generate:
-            generate(model, args)
-        reached("ready")
+        result["model_gb"] = allocated(args)
         if args.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        result["step_ms"], result["step_low_ms"], result["step_high_ms"] = decoding.times()
+        result["plain_ms"], *result["plain_range_ms"] = Decoding(model, args).times()
         result["decode_gb"] = torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else 0
         result["prefill_ms"] = prefill(model, args)
-        if args.generate:
-            result["generate_ms"] = generate(model, args)
-    print(json.dumps(result), flush=True)
+        reached("made")
+        decoding = Decoding(model, args, lambda step: torch.compile(step, fullgraph=variant != "nf4"))
+        reached("compiled")
+        result["compiled_ms"], *result["compiled_range_ms"] = decoding.times()
+    reached("measured")
 
 
 def allocated(args):
@@ -275,42 +297,48 @@ class AnonymousPeak:
 
 
 class Decoding:
-    """One step after another from a static cache."""
+    """One step after another from a static cache, as a CUDA graph. `made_of`: what makes the step of the plain one."""
 
-    def __init__(self, model, args, fullgraph):
+    def __init__(self, model, args, made_of=lambda step: step):
         import torch
         import transformers
 
         self.args = args
-        self.cache = transformers.StaticCache(config=model.config, max_cache_len=args.context)
+        cache = transformers.StaticCache(config=model.config, max_cache_len=args.context)
         ids = torch.arange(16, device=args.device)[None]
-        logits = model(ids, past_key_values=self.cache, use_cache=True).logits
-        self.token = logits[:, -1:].argmax(-1)
+        self.token = model(ids, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
 
         def one(token):
-            return model(token, past_key_values=self.cache, use_cache=True).logits[:, -1:].argmax(-1)
+            return model(token, past_key_values=cache, use_cache=True).logits[:, -1:].argmax(-1)
 
-        mode = "reduce-overhead" if args.device == "cuda" else "default"
-        self.compiled = torch.compile(one, fullgraph=fullgraph, mode=mode)
-
-    def step(self):
-        import torch
-
-        torch.compiler.cudagraph_mark_step_begin()
-        self.token = self.compiled(self.token.clone())
+        step = made_of(one)
+        if args.device != "cuda":  # to try the script: without a graph
+            self.step = lambda: self.token.copy_(step(self.token))
+            self.step()
+            return
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):  # the first compiles
+                self.token.copy_(step(self.token))
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.token.copy_(step(self.token))
+        self.step = graph.replay
 
     def times(self):
         import torch
 
         found = []
-        for _ in range(5):
+        for _ in range(6):
             wait(torch, self.args)
             began = time.perf_counter()
             for _ in range(self.args.steps // 5):
                 self.step()
             wait(torch, self.args)
             found.append((time.perf_counter() - began) / (self.args.steps // 5) * 1e3)
-        return statistics.median(found), min(found), max(found)
+        return statistics.median(found[1:]), min(found[1:]), max(found[1:])
 
 
 def wait(torch, args):
@@ -330,31 +358,6 @@ def prefill(model, args):
         wait(torch, args)
         found.append((time.perf_counter() - began) * 1e3)
     return statistics.median(found[3:])
-
-
-class Stamps:
-    """A streamer that notes when each token came."""
-
-    def __init__(self):
-        self.times = []
-
-    def put(self, _):
-        self.times.append(time.perf_counter())
-
-    def end(self):
-        pass
-
-
-def generate(model, args):
-    import torch
-
-    model.generation_config.eos_token_id = None
-    ids = torch.arange(16, device=args.device)[None]
-    options = {"do_sample": False, "max_new_tokens": 64, "cache_implementation": "static", "pad_token_id": 0}
-    stamps = Stamps()
-    model.generate(ids, attention_mask=torch.ones_like(ids), streamer=stamps, **options)
-    steps = [later - earlier for earlier, later in zip(stamps.times[8:], stamps.times[9:], strict=False)]
-    return statistics.median(steps) * 1e3
 
 
 if __name__ == "__main__":
