@@ -252,9 +252,9 @@ def test_what_reads_the_same_is_multiplied_as_one(source, tmp_path):
         if isinstance(module, flute.Linear):
             stacks.setdefault(id(module._weight.stack), []).append(name.removeprefix("model.layers."))
     found = {tuple(names) for names in stacks.values()}
-    attention = [(f"{i}.self_attn.{one}" for one in ("q_proj", "k_proj", "v_proj")) for i in (0, 2, 3)]
+    attention = [tuple(f"{i}.self_attn.{one}" for one in ("q_proj", "k_proj", "v_proj")) for i in (0, 2, 3)]
     mlp = [(f"{i}.mlp.gate_proj", f"{i}.mlp.up_proj") for i in (0, 1, 3)]
-    assert {names for names in found if len(names) > 1} == {*map(tuple, attention), *mlp}
+    assert {names for names in found if len(names) > 1} == {*attention, *mlp}
     model.save_pretrained(tmp_path / "there")
     load(source, quantization_config=config).save_pretrained(tmp_path / "here")
     there, here = tensors(tmp_path / "there"), tensors(tmp_path / "here")
