@@ -265,7 +265,7 @@ def test_what_reads_the_same_is_multiplied_as_one(source, tmp_path):
             module.to("cpu").to("cuda", torch.float16)
             assert len(module._weight.rows) == 1
     alone = model(torch.arange(100, 170, device="cuda")[None]).logits
-    assert (alone - expected).norm() < 5e-3 * expected.norm()
+    assert (alone - expected).norm() < 1e-2 * expected.norm()
 
 
 @needs_gpu
