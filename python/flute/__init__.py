@@ -29,6 +29,7 @@ from ._threads import get_threads, set_threads
 if TYPE_CHECKING:
     from ._torch import Linear as Linear
     from ._torch import quantize_model as quantize_model
+    from ._torch import stack as stack
 
 __all__ = [
     "Checkpoint",
@@ -50,7 +51,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """What PyTorch brings is there when PyTorch is, and that is not imported before somebody asks for it."""
-    if name not in ("Linear", "quantize_model"):
+    if name not in ("Linear", "quantize_model", "stack"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import _torch
 

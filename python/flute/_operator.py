@@ -1,7 +1,7 @@
 """The multiply of PyTorch tensors: torch.ops.flute, and what a weight is to it. Imported when the first is seen."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +41,30 @@ def _load() -> ctypes.CDLL:
 _operator = _load()
 
 
+def _gradient_or_not(name: str) -> Callable[..., torch.Tensor]:
+    """An operator of x, tensors of a weight, bias and sizes.
+
+    A gradient registered in Python costs every call 10 us on its way through Python, also where none is asked for. So
+    there is each operator once more without, which is taken where nothing is recorded or traced.
+    """
+    with_gradient, without = (getattr(torch.ops.flute, one).default for one in (name, name + "_forward"))
+    bias_at = next(i for i, argument in enumerate(with_gradient._schema.arguments) if argument.name == "bias")
+
+    def call(x: torch.Tensor, *rest: Any) -> torch.Tensor:
+        bias = rest[bias_at - 1]
+        recorded = torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
+        if recorded or torch.compiler.is_compiling():
+            result: torch.Tensor = with_gradient(x, *rest)
+        else:
+            result = without(x, *rest)
+        return result
+
+    return call
+
+
+gemm_packed, gemm_tiled = _gradient_or_not("gemm"), _gradient_or_not("gemm_tiled")
+
+
 class Packed:
     """A weight on the CPU: the tensors of a file, which are the arrays of `q`, and what the operator keeps for them."""
 
@@ -65,8 +89,7 @@ class Packed:
         return self._arrays[0]
 
     def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.flute.gemm(x, *self.tensors, bias, *self.sizes)
-        return result
+        return gemm_packed(x, *self.tensors, bias, *self.sizes)
 
 
 class Values(NamedTuple):
@@ -85,18 +108,47 @@ class Sizes(NamedTuple):
     group_size: int
 
 
-class Tiled:
-    """A weight on a GPU: codes in the kernels' layout, and for each dtype of activations scales and codebook."""
+class Turns:
+    """What layers share that are multiplied as one: the product for all of them, which the first makes.
 
-    def __init__(self, q: QuantizedTensor, device: torch.device, dtype: torch.dtype) -> None:
+    Layers of one input are called in their order, on the same tensor. The first multiplies, the others take what it
+    made, and the last lets go of it. One that is called otherwise, or after a change of x in place, multiplies for
+    itself, which is slower and no less right; so do threads that come between each other.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._last = count - 1
+        self._made: tuple[torch.Tensor, int, torch.Tensor] | None = None  # of which x, its version, the product
+
+    def take(self, index: int, x: torch.Tensor, multiply: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The product for layer `index`."""
+        # Neither a graph nor inference mode knows versions: there x must stay as it is from one layer to the next.
+        version = 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
+        made = self._made
+        if index > 0 and made is not None and made[0] is x and made[1] == version:
+            if index == self._last:
+                self._made = None
+            return made[2]
+        y = multiply()
+        if index == 0:
+            self._made = x, version, y
+        return y
+
+
+class Stack:
+    """Weights of one width on a GPU, stacked along n to be multiplied as one, or a single one: codes in the kernels'
+    layout, and for each dtype of activations scales and codebooks."""
+
+    def __init__(self, qs: Sequence[QuantizedTensor], device: torch.device, dtype: torch.dtype) -> None:
         self.device = device
-        self.n, self.k = q.shape
-        self.sizes = Sizes([q.n], q.k, q.bits, q.group_size)
-        self._scales, self._scale_code, self._codebook = q._scales, q._scale_element.code, q.codebook
-        self._offsets = q._offsets  # which the library refuses, and says so
+        self.sizes = Sizes([q.n for q in qs], qs[0].k, qs[0].bits, qs[0].group_size)
+        self.turns = Turns(len(qs))
+        self._sources = [_with_codes(q, None) for q in qs]
+        packed = [q.packed for q in qs]
+        segments = [source._view(words) for source, words in zip(self._sources, packed, strict=True)]
         with torch.inference_mode(False):  # what is made here may be saved for a gradient later
-            self.codes, values = tile(self.sizes, [self._source(q.packed)], device, dtype)
-        self.values: dict[torch.dtype, Values] = {dtype: values}
+            self.codes, values = tile(self.sizes, segments, device, dtype)
+        self.values = {dtype: values}
 
     def of(self, dtype: torch.dtype) -> Values:
         """Made when it is first asked for."""
@@ -107,39 +159,42 @@ class Tiled:
                     f"gemm: x: expected {there}, which the weight was moved to {self.device} for, found {dtype}; "
                     f"to({str(self.device)!r}, {dtype}) beforehand adds it"
                 )
+            segments = [source._view(source.codebook) for source in self._sources]  # any words: they are not read
             with torch.inference_mode(False):
-                words = self._codebook  # any: only where codes are made they are read
-                self.values[dtype] = _fill(_tiled_view(self.sizes, self.device, dtype), [self._source(words)], None)
+                self.values[dtype] = _fill(_tiled_view(self.sizes, self.device, dtype), segments, None)
         return self.values[dtype]
 
-    def packed(self) -> Array:
-        """The codes as files have them."""
-        words = torch.empty((self.n, self.k // 32 * self.sizes.bits), dtype=torch.int32, device=self.device)
+    def packed(self, index: int) -> Array:
+        """The codes of one as files have them."""
+        n, bits = self.sizes.rows[index], self.sizes.bits
+        words = torch.empty((n, self.sizes.k // 32 * bits), dtype=torch.int32, device=self.device)
         view = _tiled_view(self.sizes, self.device, next(iter(self.values)))
         view.codes = self.codes.data_ptr()
-        check(lib.flute_untile(view, 0, words.data_ptr(), _stream(self.device)), "packed")
+        check(lib.flute_untile(view, index, words.data_ptr(), _stream(self.device)), "packed")
         return read_only(words.cpu().numpy())
 
-    def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        values = self.of(x.dtype)
-        result: torch.Tensor = torch.ops.flute.gemm_tiled(x, self.codes, *values, bias, *self.sizes)
-        return result
 
-    def _source(self, words: Array) -> PackedView:
-        _, _, bits, group_size = self.sizes
-        return PackedView(
-            ctypes.sizeof(PackedView),
-            self.n,
-            self.k,
-            group_size,
-            bits,
-            self._scale_code,
-            words.ctypes.data,
-            self._scales.ctypes.data,
-            None if self._offsets is None else self._offsets.ctypes.data,
-            self._codebook.ctypes.data,
-            1 if self._codebook.ndim == 1 else self.n,
-        )
+class Tiled:
+    """A weight on a GPU: one of a stack."""
+
+    def __init__(self, stack: Stack, index: int) -> None:
+        self.stack, self.index = stack, index
+        self.device = stack.device
+        self.rows, self.k, self.bits, self.group_size = stack.sizes
+        self.n = self.rows[index]
+        self.begin = sum(self.rows[:index])
+
+    def packed(self) -> Array:
+        return self.stack.packed(self.index)
+
+    def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if len(self.rows) > 1 and bias is not None:
+            bias = torch.nn.functional.pad(bias, (self.begin, sum(self.rows) - self.begin - self.n))
+        return self.of_all(gemm_tiled(x, self.stack.codes, *self.stack.of(x.dtype), bias, *self.stack.sizes))
+
+    def of_all(self, y: torch.Tensor) -> torch.Tensor:
+        """This weight's part of the stack's product."""
+        return y if len(self.rows) == 1 else y[..., self.begin : self.begin + self.n]
 
 
 def packed_view(words: torch.Tensor, scales: torch.Tensor, codebook: torch.Tensor, sizes: Sizes) -> PackedView:
@@ -209,14 +264,26 @@ def moved(q: QuantizedTensor, device: Any, dtype: torch.dtype | None = None) -> 
         where = torch.device("cuda", torch.cuda.current_device())
     if str(where) == q.device:
         if isinstance(q._operand, Tiled) and dtype is not None:
-            q._operand.of(dtype)
+            q._operand.stack.of(dtype)
         return q
-    packed = q.packed if where.type == "cpu" else None
+    if where.type == "cpu":
+        return _with_codes(q, q.packed)
+    return stacked([q], where, dtype)[0]
+
+
+def stacked(qs: Sequence[QuantizedTensor], device: torch.device, dtype: torch.dtype | None) -> list[QuantizedTensor]:
+    """The same matrices on a GPU, to be multiplied as one."""
+    stack = Stack(qs, device, dtype or _usual_dtype(qs[0]))
+    results = [_with_codes(q, None) for q in qs]
+    for index, result in enumerate(results):
+        result._operand = Tiled(stack, index)
+    return results
+
+
+def _with_codes(q: QuantizedTensor, packed: Array | None) -> QuantizedTensor:
+    """q with its codes there, or on the device that its operand is to name."""
     arrays = (q._scales, q._scale_element, q._offsets, q.codebook)
-    result = QuantizedTensor._make(q.shape, q.bits, q.group_size, packed, *arrays)
-    if where.type == "cuda":
-        result._operand = Tiled(q, where, dtype or _usual_dtype(q))
-    return result
+    return QuantizedTensor._make(q.shape, q.bits, q.group_size, packed, *arrays)
 
 
 def _usual_dtype(q: QuantizedTensor) -> torch.dtype:
@@ -277,6 +344,7 @@ def tensor_of(array: Array) -> torch.Tensor:
 
 
 @torch.library.register_fake("flute::gemm")
+@torch.library.register_fake("flute::gemm_forward")
 def _(x: Any, packed: Any, scales: Any, codebook: Any, offsets: Any, bias: Any, bits: int, group_size: int) -> Any:
     return x.new_empty((*x.shape[:-1], packed.shape[0]))
 
@@ -287,6 +355,7 @@ def _(y: Any, packed: Any, scales: Any, codebook: Any, offsets: Any, bits: int, 
 
 
 @torch.library.register_fake("flute::gemm_tiled")
+@torch.library.register_fake("flute::gemm_tiled_forward")
 def _(
     x: Any, codes: Any, scales: Any, codebooks: Any, bias: Any, rows: list[int], k: int, bits: int, group_size: int
 ) -> Any:

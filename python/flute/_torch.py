@@ -1,6 +1,7 @@
 """PyTorch modules: Linear, and models of them. Imported when they are asked for."""
 
-from collections.abc import Callable, Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from ._arrays import BF16, Array, Element, float_array, group_count
 from ._library import Error
-from ._operator import Packed, Tiled, checked, moved, weight_of
+from ._operator import Packed, Tiled, checked, gemm_packed, gemm_tiled, moved, stacked, weight_of
 from ._quantize import quantize
 from ._tensor import QuantizedTensor
 
@@ -62,19 +63,24 @@ class Linear(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # Tensors are taken from the module itself: a graph made of it knows them as its own, and keeps them in place.
+        given = x
         x, bias = checked(x, self.bias, self.out_features, self.in_features, self._device)
         sizes = self._q.bits, self._q.group_size
-        result: torch.Tensor
         if self._device.type == "cpu":
             packed = self._packed, self._scales, self._codebook, self._offsets
-            result = torch.ops.flute.gemm(x, *packed, bias, *sizes)
-            return result
+            return gemm_packed(x, *packed, bias, *sizes)
+        weight = self._weight
+        assert isinstance(weight, Tiled)
+        if len(weight.rows) > 1 and bias is not None:  # which it has been given since it was stacked
+            return weight.product(x, bias)
         scales, codebook = _VALUES[x.dtype]
         if scales not in self._buffers:
             self._set(self._q, x.dtype)
         tiled = self.tiled_codes, getattr(self, scales), getattr(self, codebook)
-        result = torch.ops.flute.gemm_tiled(x, *tiled, bias, [self.out_features], self.in_features, *sizes)
-        return result
+        if len(weight.rows) == 1:
+            return gemm_tiled(x, *tiled, bias, *weight.stack.sizes)
+        product = functools.partial(gemm_tiled, x, *tiled, None, *weight.stack.sizes)
+        return weight.of_all(weight.stack.turns.take(weight.index, given, product))
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, {self._q.bits} bits, group size {self._q.group_size}"
@@ -83,15 +89,15 @@ class Linear(torch.nn.Module):
         """The weight and its tensors become those of q. dtype: of activations that are expected, on a GPU."""
         weight = weight_of(q)
         if isinstance(weight, Tiled) and dtype is not None:
-            weight.of(dtype)
+            weight.stack.of(dtype)
         self._q, self._weight, self._device = q, weight, weight.device
         self._hide_buffers()
         if isinstance(weight, Packed):
             self._packed, self._scales, self._codebook, self._offsets = weight.tensors
             return
         self._packed = self._scales = self._codebook = self._offsets = None
-        self.register_buffer(_CODES, weight.codes, persistent=False)
-        for dtype, values in weight.values.items():
+        self.register_buffer(_CODES, weight.stack.codes, persistent=False)
+        for dtype, values in weight.stack.values.items():
             for name, tensor in zip(_VALUES[dtype], values, strict=True):
                 self.register_buffer(name, tensor, persistent=False)
 
@@ -131,7 +137,7 @@ class Linear(torch.nn.Module):
             self._set(self._q, dtype)
 
     def _dtypes(self) -> list[torch.dtype]:
-        return list(self._weight.values) if isinstance(self._weight, Tiled) else []
+        return list(self._weight.stack.values) if isinstance(self._weight, Tiled) else []
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -182,6 +188,49 @@ class Linear(torch.nn.Module):
         size = self._q.group_size if same else None
         words = packed.detach().cpu().numpy()
         return QuantizedTensor._checked(words, codebook[0], scales, offsets, bits, size, "state_dict")
+
+
+def stack(*layers: Linear) -> None:
+    """Makes layers that are called one after the other on the same tensor, q, k and v of an attention say, multiply as
+    one: the first called makes the product for all, in one kernel instead of several, which is faster for few tokens.
+
+    layers: 2 to 4 of `Linear` on one GPU, in the order of their calls, of the same in_features, bits and group size,
+        without bias; out_features of all but the last a multiple of 32. Each keeps its codebook.
+
+    Nothing else about them changes: state_dict, `quantized`, gradients; what they return is a view of the product for
+    all, whose sums may be of another order. Their weights become one allocation, beside which there are for a moment
+    those that were. A layer that is moved to another device, copied or loaded again is single from then on, and the
+    others are right, but slow.
+    Raises TypeError and ValueError.
+    """
+    for layer in layers:
+        if type(layer) is not Linear:
+            raise TypeError(f"stack: layers: expected flute.Linear, found {type(layer).__name__}")
+    reason = why_not_stacked([(layer.quantized, layer.bias, layer._device) for layer in layers])
+    if reason is not None:
+        raise ValueError(f"stack: layers: {reason}")
+    dtypes = [dtype for layer in layers for dtype in layer._dtypes()]
+    qs = stacked([layer.quantized for layer in layers], layers[0]._device, dtypes[0])
+    for layer, q in zip(layers, qs, strict=True):
+        for dtype in dtypes:
+            layer._set(q, dtype)
+
+
+def why_not_stacked(parts: Sequence[tuple[QuantizedTensor, torch.Tensor | None, torch.device]]) -> str | None:
+    """What is in the way of multiplying layers of these weights, biases and devices as one."""
+    if not 2 <= len(parts) <= 4:
+        return f"expected 2 to 4, found {len(parts)}"
+    kinds = [(q.k, q.bits, q.group_size, str(device)) for q, _, device in parts]
+    if len(set(kinds)) > 1:
+        other = next(kind for kind in kinds if kind != kinds[0])
+        return f"expected the same in_features, bits, group size and device, found {kinds[0]} and {other}"
+    if parts[0][2].type != "cuda":
+        return f"expected a CUDA device, found {parts[0][2]}"
+    if any(bias is not None for _, bias, _ in parts):
+        return "expected no bias, found one"
+    if any(q.n % 32 for q, _, _ in parts[:-1]):
+        return f"expected out_features of all but the last at multiples of 32, found {[q.n for q, _, _ in parts]}"
+    return None
 
 
 def quantize_model(

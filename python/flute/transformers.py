@@ -23,13 +23,15 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from ._checkpoint import Checkpoint
-from ._operator import moved
+from ._operator import moved, stacked
 from ._quantize import checked_method, quantize
 from ._tensor import QuantizedTensor
-from ._torch import Linear, head_of, is_among, weight_array
+from ._torch import Linear, head_of, is_among, weight_array, why_not_stacked
 
 _METHOD, _VERSION = "flute", 1
 _LAYER_KEYS = ("bits", "group_size", "codebook")
+# In the modules of that name, those that transformers calls in this order on the same input.
+_SAME_INPUT = (("self_attn", "q_proj", "k_proj", "v_proj"), ("mlp", "gate_proj", "up_proj"))
 
 
 @register_quantization_config(_METHOD)
@@ -189,13 +191,19 @@ class FluteQuantizer(HfQuantizer):
         return _Quantize(self)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
-        waiting = [(name, module) for name, module in model.named_modules() if isinstance(module, _Waiting)]
+        waiting = {name: module for name, module in model.named_modules() if isinstance(module, _Waiting)}
         _expect_one_kind(getattr(model, "hf_device_map", {}).values())
         dtype = model.dtype if model.dtype in (torch.float16, torch.bfloat16) else None
-        for name, module in waiting:
-            layer = Linear(moved(module.q, module.place.device, dtype))
-            layer.bias = module.bias
-            model.set_submodule(name, layer.train(module.training))
+        for names in _multiplied_as_one(waiting):
+            modules = [waiting[name] for name in names]
+            if len(names) > 1:
+                qs = stacked([module.q for module in modules], modules[0].place.device, dtype)
+            else:
+                qs = [moved(modules[0].q, modules[0].place.device, dtype)]
+            for name, module, q in zip(names, modules, qs, strict=True):
+                layer = Linear(q)
+                layer.bias = module.bias
+                model.set_submodule(name, layer.train(module.training))
         return model
 
     def is_serializable(self) -> bool:
@@ -222,6 +230,24 @@ def _expect_one_kind(devices: Iterable[Any]) -> None:
     if not (kinds <= {"cpu"} or kinds <= {"cuda"}):
         found = " and ".join(sorted(kinds))
         raise ValueError(f"flute: device_map: expected the CPU or CUDA devices alone, found {found}")
+
+
+def _multiplied_as_one(waiting: Mapping[str, _Waiting]) -> Iterable[list[str]]:
+    """The names in groups: those that can be stacked together, the others alone."""
+    groups = {name: [name] for name in waiting}
+    for name in waiting:
+        parent, _dot, last = name.rpartition(".")
+        for module, *lasts in _SAME_INPUT:
+            if (parent.rpartition(".")[2], last) != (module, lasts[0]):
+                continue
+            names = [f"{parent}.{one}" for one in lasts]
+            modules = [waiting[one] for one in names if one in waiting]
+            parts = [(one.q, one.bias, one.place.device) for one in modules]
+            if len(parts) == len(names) and why_not_stacked(parts) is None:
+                for one in names:
+                    del groups[one]
+                groups[name] = names
+    return groups.values()
 
 
 def _has(model: PreTrainedModel, name: str) -> bool:

@@ -204,5 +204,6 @@ __attribute__((visibility("default"))) void flute_torch_remove(const void* codes
 
 STABLE_TORCH_LIBRARY_IMPL(flute, CPU, library) {
   library.impl("gemm", TORCH_BOX(&flute_torch::gemm));
+  library.impl("gemm_forward", TORCH_BOX(&flute_torch::gemm));
   library.impl("gemm_transposed", TORCH_BOX(&flute_torch::gemm_transposed));
 }

@@ -119,5 +119,6 @@ Tensor gemm_tiled_transposed(const Tensor& y, const Tensor& codes, const Tensor&
 
 STABLE_TORCH_LIBRARY_IMPL(flute, CUDA, library) {
   library.impl("gemm_tiled", TORCH_BOX(&flute_torch::gemm_tiled));
+  library.impl("gemm_tiled_forward", TORCH_BOX(&flute_torch::gemm_tiled));
   library.impl("gemm_tiled_transposed", TORCH_BOX(&flute_torch::gemm_tiled_transposed));
 }

@@ -22,11 +22,15 @@ struct Shape {
   // Row segments, each with a table of its own: rows [segment_row[s], segment_row[s + 1]), boundaries at multiples of
   // 16. None: one segment of all rows.
   int segments = 0, segment_row[kMaxSegments + 1] = {};
+
+  bool operator==(const Shape&) const = default;
 };
 
 struct Format {
   int bits = 4, group_size = 128;  // 2, 3, 4; 32, 64, 128, 256 or -1
   bool bf16 = false;
+
+  bool operator==(const Format&) const = default;
 };
 
 struct DeviceLimits {

@@ -9,6 +9,7 @@
 #include "cuda/backend.hpp"
 #include "cuda/device.hpp"
 #include "cuda/format.hpp"
+#include "cuda/recent.hpp"
 #include "cuda/tiling.hpp"
 
 namespace flute::cuda {
@@ -112,6 +113,17 @@ void expect_matrix(const TiledMatrix& matrix) {
 
 TiledRows rows_of(const TiledLayout& layout, int segment) {
   return {layout.rows(segment), layout.segment_row[static_cast<size_t>(segment)], layout.n()};
+}
+
+/// Plan and kernels of a call that was not prepared, the kernels loaded. Valid until the thread's next one.
+const Multiply& recent_multiply(const TiledLayout& layout, int tokens, const OpenDevice& device, int index) {
+  thread_local Recent<Multiply> recent;
+  const PlanKey key = {layout.shape(tokens), layout.format, index};
+  return recent.get(key, [&] {
+    const Multiply made(make_multiply_plan(key.shape, key.format, device.limits), key.format);
+    load_kernels(made, device.limits, index);
+    return made;
+  });
 }
 
 }  // namespace
@@ -236,9 +248,7 @@ void multiply(const TiledMatrix& matrix, const GemmArgs& given, const Execution&
     if (static_cast<size_t>(call.m) <= prepared.size()) {
       launch_multiply(prepared[static_cast<size_t>(call.m) - 1], call, stream);
     } else {
-      const Multiply made(make_multiply_plan(layout.shape(call.m), layout.format, device.limits), layout.format);
-      load_kernels(made, device.limits, matrix.device);
-      launch_multiply(made, call, stream);
+      launch_multiply(recent_multiply(layout, call.m, device, matrix.device), call, stream);
     }
     call.x += kMostTokens * args.ldx * 2;
     call.y = static_cast<uint8_t*>(call.y) + kMostTokens * args.ldy * 2;

@@ -31,7 +31,8 @@ PackedMatrix packed_of(const TiledMatrix& matrix, int segment);
 /// set up.
 std::vector<Multiply> load_multiplies(const TiledMatrix& matrix);
 
-/// flute::gemm. `prepared`: of load_multiplies, or empty: then the call makes its plan, and loads what is not loaded.
+/// flute::gemm. `prepared`: of load_multiplies, or empty: then the call's plan is one that the
+/// thread remembers, or is made, and its kernels are loaded.
 void multiply(const TiledMatrix& matrix, const GemmArgs& args, const Execution& execution,
               std::span<const Multiply> prepared);
 

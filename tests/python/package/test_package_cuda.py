@@ -122,9 +122,9 @@ def test_gradients(bits, dtype, shape):
     y.backward(upstream)
     assert x.grad.shape == x.shape and close(x.grad, upstream.double() @ weight, dtype)
     torch.testing.assert_close(bias.grad, upstream.reshape(-1, 96).sum(0))
-    values = q.to(CUDA, dtype)._operand.of(dtype)
+    values = q.to(CUDA, dtype)._operand.stack.of(dtype)
     eye = torch.eye(96, device=CUDA).to(dtype)
-    codes = q.to(CUDA, dtype)._operand.codes
+    codes = q.to(CUDA, dtype)._operand.stack.codes
     back = torch.ops.flute.gemm_tiled_transposed(eye, codes, *values, [96], 128, bits, 32)
     assert torch.equal(back.double(), weight)
 
@@ -132,7 +132,7 @@ def test_gradients(bits, dtype, shape):
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 @pytest.mark.parametrize("shape", [(128,), (0, 128), (2, 3, 128)])
 def test_opcheck(dtype, shape):
-    weight = example().to(CUDA, dtype)._operand
+    weight = example().to(CUDA, dtype)._operand.stack
     tensors = weight.codes, *weight.of(dtype)
     x, bias = (torch.randn(size, device=CUDA).to(dtype).requires_grad_() for size in (shape, (96,)))
     for given in (bias, None):
@@ -156,6 +156,62 @@ def test_stacked_matrices_have_a_table_each():
         codes, values = _operator.tile(sizes, segments, CUDA, torch.float16)
         y = torch.ops.flute.gemm_tiled(x, codes, *values, None, *sizes)
         assert torch.equal(y, expected)
+
+
+def three_layers(bits=4):
+    """Layers of one input, and the same again, stacked."""
+    alone = [flute.Linear(example(bits, n=n, seed=n)).to(CUDA, torch.float16) for n in (96, 32, 33)]
+    together = copy.deepcopy(alone)
+    flute.stack(*together)
+    return torch.nn.ModuleList(alone), torch.nn.ModuleList(together)
+
+
+@pytest.mark.parametrize("bits", [4, 3, 2])
+def test_a_stack_of_layers_is_those_layers(bits):
+    """The same products (sums may be of another order), gradients and state_dict, in one multiply; moved or copied they
+    are single again."""
+    alone, together = three_layers(bits)
+    state = alone.state_dict()
+
+    def same(found, expected):
+        return close(found, expected.double(), found.dtype)
+
+    for tokens in (1, 5, 200):
+        x = torch.randn(tokens, 128, device=CUDA).half()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            for layer, other in zip(together, alone, strict=True):
+                assert same(layer(x), other(x))
+        calls = {event.key: event.count for event in profile.key_averages()}
+        assert calls["flute::gemm_tiled_forward"] == 1 + 3
+        grown, plain = x.clone().requires_grad_(), x.clone().requires_grad_()
+        sum(layer(grown).float().square().sum() for layer in together).backward()
+        sum(layer(plain).float().square().sum() for layer in alone).backward()
+        torch.testing.assert_close(grown.grad, plain.grad, rtol=2e-2, atol=2e-2 * plain.grad.abs().max().item())
+    for name, tensor in together.state_dict().items():
+        assert torch.equal(tensor, state[name])
+    buffers = sum(buffer.nbytes for buffer in together.buffers())
+    assert buffers < 1.05 * sum(buffer.nbytes for buffer in alone.buffers())
+    x = torch.randn(3, 128, device=CUDA).half()
+    bias = torch.randn(32, device=CUDA).half()
+    assert same(flute.gemm(x, together[1].quantized, bias), flute.gemm(x, alone[1].quantized, bias))
+    assert same(together[2](x.bfloat16()), alone[2](x.bfloat16()))
+    for moved in (copy.deepcopy(together), together.to("cpu").to(CUDA, torch.float16)):
+        for layer, other in zip(moved, alone, strict=True):
+            assert same(layer(x), other(x))
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_a_stack_in_a_compiled_graph(mode):
+    alone, together = three_layers()
+
+    def product(x):
+        return torch.cat([layer(x) for layer in together], -1)
+
+    compiled = torch.compile(product, fullgraph=True, mode=mode)
+    with torch.inference_mode():
+        for _ in range(4):
+            x = torch.randn(1, 128, device=CUDA).half()
+            assert close(compiled(x).clone(), torch.cat([layer(x) for layer in alone], -1).double(), x.dtype)
 
 
 @pytest.mark.parametrize("tokens", [1, 16, 100])
@@ -299,7 +355,7 @@ def with_offsets():
 Q, THERE = example(), example().to(CUDA)
 X = torch.ones(2, 128, device=CUDA).half()
 HOST = X.cpu()
-FLAT = THERE._operand.codes, *THERE._operand.of(torch.float16)
+FLAT = THERE._operand.stack.codes, *THERE._operand.stack.of(torch.float16)
 SIZES = [96], 128, 4, 64
 OP, OP_T = torch.ops.flute.gemm_tiled, torch.ops.flute.gemm_tiled_transposed
 BAD = [

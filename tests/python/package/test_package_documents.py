@@ -18,10 +18,12 @@ BLOCKS = {
 }
 
 
-def run(arguments, folder):
+def run(arguments, folder, **options):
     paths = os.pathsep.join(path for path in sys.path if path)
     environment = {**os.environ, "PYTHONPATH": paths, "FLUTE_LIBRARY": str(flute.library_path)}
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, **options
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -53,6 +55,22 @@ def test_pytorch_code_of_the_page(package, quantized, tmp_path):
 @pytest.mark.parametrize("name", ["measure_table.py", "quantize_and_multiply.py"])
 def test_examples(name, tmp_path):
     assert "error" in run([ROOT / "examples" / name], tmp_path)
+
+
+def test_chat_example(tmp_path):
+    need("torch", "transformers")
+    (tmp_path / "model").symlink_to(checkpoints.LLAMA)
+    lines = "The following example shows how to\nTo compile the program\n\n"
+    printed = run([ROOT / "examples" / "chat.py", "model", "3"], tmp_path, input=lines)
+    assert printed.startswith("> ") and printed.endswith("> ") and len(printed.split()) > 30, printed
+
+
+def test_custom_table_example(tmp_path):
+    need("torch", "transformers")
+    (tmp_path / "text").write_text(checkpoints.TEXT.read_text()[:20000])
+    printed = run([ROOT / "examples" / "custom_table.py", checkpoints.LLAMA, "text"], tmp_path)
+    found = {name: float(value) for name, value in re.findall(r"^(\S+) +perplexity ([\d.]+)$", printed, re.M)}
+    assert found["original"] < found["student-t"] < 2 * found["original"], printed
 
 
 def test_lora_example(quantized, tmp_path):

@@ -379,3 +379,142 @@ def test_shapes_on_a_gpu_without_one(shape):
         assert y.shape == (*shape[:-1], 96) and y.dtype == x.dtype and y.device == x.device
         back = torch.ops.flute.gemm_tiled_transposed(y, codes, scales, codebooks, [64, 32], 128, 4, 64)
         assert back.shape == x.shape and back.dtype == x.dtype and back.device == x.device
+
+
+class Stacked(torch.nn.Module):
+    """Layers that share a product as those of a stack do, on the CPU."""
+
+    def __init__(self, parts=3):
+        from flute._operator import Turns
+
+        super().__init__()
+        self.layer = flute.Linear(example())
+        self.turns, self.parts, self.products = Turns(parts), parts, 0
+
+    def product(self, x):
+        self.products += not torch.compiler.is_compiling()
+        return self.layer(x)
+
+    def take(self, index, x):
+        y = self.turns.take(index, x, lambda: self.product(x))
+        return y[..., 32 * index : 32 * (index + 1)]
+
+    def forward(self, x):
+        return torch.cat([self.take(index, x) for index in range(self.parts)], -1)
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_layers_of_a_stack_multiply_once(inference):
+    stack = Stacked()
+    with torch.inference_mode(inference):
+        for expected in (1, 2):
+            x = torch.randn(2, 5, 128)
+            assert torch.equal(stack(x), stack.layer(x))
+            assert stack.products == expected and stack.turns._made is None
+
+
+def test_layers_of_a_stack_in_another_order():
+    """Each returns what it would alone: with another x, called twice, out of turn, after a change of x."""
+    stack = Stacked()
+    x, other = torch.randn(3, 128), torch.randn(3, 128)
+    for index, argument in [(2, x), (0, x), (1, other), (1, x), (0, other), (0, other), (2, x), (1, other), (2, other)]:
+        assert torch.equal(stack.take(index, argument), stack.layer(argument)[:, 32 * index : 32 * (index + 1)])
+    stack.take(0, x)
+    x += 1
+    assert torch.equal(stack.take(1, x), stack.layer(x)[:, 32:64])
+
+
+def test_gradients_through_a_stack():
+    stack, x = Stacked(), torch.randn(4, 128, requires_grad=True)
+    upstream = torch.randn(4, 96)
+    (found,) = torch.autograd.grad(stack(x), x, upstream)
+    (expected,) = torch.autograd.grad(stack.layer(x), x, upstream)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_stack_in_one_graph():
+    """One multiply in a graph of the whole, for any number of calls; nothing of it is kept from one to the next."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(sum(node.target is torch.ops.flute.gemm.default for node in graph.graph.nodes))
+        return graph.forward
+
+    stack = Stacked()
+    compiled = torch.compile(stack.forward, fullgraph=True, backend=backend)
+    with torch.no_grad():
+        for _ in range(3):
+            x = torch.randn(4, 128)
+            assert torch.equal(compiled(x), stack.layer(x))
+            assert stack.turns._made is None
+    assert graphs == [1]
+    x = torch.randn(4, 128)
+    exported = torch.export.export(stack, (x,))
+    assert torch.equal(exported.module()(x), stack.layer(x))
+    assert sum(node.target is torch.ops.flute.gemm.default for node in exported.graph.nodes) == 1
+
+
+def test_a_stack_on_a_gpu_without_one(monkeypatch):
+    """Its layers make one product of all rows and return their parts, in what torch.compile sees of a GPU."""
+    from flute import _operator
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        products = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.products += "gemm_tiled" in str(function)
+            return function(*args, **(kwargs or {}))
+
+    def tile(sizes, segments, device, dtype):
+        codes, *values = (torch.empty(16, dtype=one, device=device) for one in (torch.uint8, dtype, dtype))
+        return codes, _operator.Values(*values)
+
+    monkeypatch.setattr(_operator, "tile", tile)
+    rows = [96, 32, 33]
+    rng = np.random.default_rng(0)
+    qs = [flute.quantize(rng.standard_normal((n, 128), np.float32)) for n in rows]
+    with FakeTensorMode():
+        stack = _operator.Stack(qs, torch.device("cuda", 0), torch.float16)
+        layers = []
+        for index, q in enumerate(qs):
+            one = _operator._with_codes(q, None)
+            one._operand = _operator.Tiled(stack, index)
+            layers.append(flute.Linear(one))
+        x = torch.empty(2, 5, 128, dtype=torch.float16, device="cuda:0")
+        for mode in (torch.inference_mode(), torch.no_grad(), torch.enable_grad()):
+            with mode, Count() as count:
+                assert [tuple(layer(x).shape) for layer in layers] == [(2, 5, n) for n in rows]
+            assert count.products == 1
+        layers[1].bias = torch.nn.Parameter(torch.empty(32, dtype=torch.float16, device="cuda:0"))
+        with Count() as count:
+            assert layers[1](x).shape == (2, 5, 32)
+        assert count.products == 1
+    assert [one for one in torch.nn.ModuleList(layers).buffers() if one.dtype == torch.uint8] == [stack.codes]
+
+
+def test_what_cannot_be_stacked():
+    layer = flute.Linear(example())
+    with pytest.raises(TypeError, match=r"stack: layers: expected flute\.Linear, found Linear"):
+        flute.stack(layer, torch.nn.Linear(128, 96))
+    for layers, message in [
+        ((layer,), "expected 2 to 4, found 1"),
+        ((layer, layer), "expected a CUDA device, found cpu"),
+        ((layer, flute.Linear(example(3))), "expected the same in_features, bits, group size and device, found"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            flute.stack(*layers)
+
+
+def test_a_call_without_a_gradient_is_made_without():
+    """The same bits; recorded only where something asks for a gradient."""
+    q, x, bias = example(), torch.randn(3, 128), torch.randn(96, requires_grad=True)
+    plain = flute.gemm(x, q)
+    assert not plain.requires_grad
+    assert torch.equal(flute.gemm(x.clone().requires_grad_(), q), plain)
+    with torch.no_grad():
+        assert not flute.gemm(x.clone().requires_grad_(), q).requires_grad
+    assert flute.gemm(x, q, bias).requires_grad
+    exported = torch.export.export(flute.Linear(q), (x,))
+    assert any(node.target is torch.ops.flute.gemm.default for node in exported.graph.nodes)

@@ -242,6 +242,47 @@ def test_a_model_on_the_gpu(source, tmp_path, device_map):
 
 
 @needs_gpu
+def test_what_reads_the_same_is_multiplied_as_one(source, tmp_path):
+    """q, k and v, gate and up, unless their settings differ. What is saved is the same, what is computed all but so."""
+    odd = "model.layers.1.self_attn.k_proj"
+    config = FluteConfig(4, layers={odd: {"bits": 3}}, modules_to_not_convert=["model.layers.2.mlp.up_proj"])
+    model = load(source, quantization_config=config, device_map="cuda", dtype=torch.float16)
+    stacks = {}
+    for name, module in model.named_modules():
+        if isinstance(module, flute.Linear):
+            stacks.setdefault(id(module._weight.stack), []).append(name.removeprefix("model.layers."))
+    found = {tuple(names) for names in stacks.values()}
+    attention = [tuple(f"{i}.self_attn.{one}" for one in ("q_proj", "k_proj", "v_proj")) for i in (0, 2, 3)]
+    mlp = [(f"{i}.mlp.gate_proj", f"{i}.mlp.up_proj") for i in (0, 1, 3)]
+    assert {names for names in found if len(names) > 1} == {*attention, *mlp}
+    model.save_pretrained(tmp_path / "there")
+    load(source, quantization_config=config).save_pretrained(tmp_path / "here")
+    there, here = tensors(tmp_path / "there"), tensors(tmp_path / "here")
+    assert all(there[name] == tensor for name, tensor in here.items() if ".weight_" in name)
+    expected = model(torch.arange(100, 170, device="cuda")[None]).logits
+    for module in model.modules():
+        if isinstance(module, flute.Linear):
+            module.to("cpu").to("cuda", torch.float16)
+            assert len(module._weight.rows) == 1
+    alone = model(torch.arange(100, 170, device="cuda")[None]).logits
+    assert (alone - expected).norm() < 1e-2 * expected.norm()
+
+
+@needs_gpu
+def test_a_model_in_one_compiled_graph(source):
+    """Stacked layers and all, replayed as a CUDA graph: the logits of the model called plainly, of any tokens."""
+    model = load(source, quantization_config=FluteConfig(group_size=128), dtype=torch.float16, device_map="cuda")
+    compiled = torch.compile(model, fullgraph=True, mode="reduce-overhead")
+    with torch.inference_mode():
+        for begin in (100, 200, 300, 400):
+            ids = torch.arange(begin, begin + 8, device="cuda")[None]
+            expected = model(ids, use_cache=False).logits
+            found = compiled(ids, use_cache=False).logits
+            assert (found - expected).norm() < 1e-2 * expected.norm()
+        assert model.generate(ids, max_new_tokens=4, do_sample=False, cache_implementation="static").shape == (1, 12)
+
+
+@needs_gpu
 def test_a_model_too_large_for_the_gpu_is_refused(source):
     """Where transformers would leave a part of it on the CPU."""
     with pytest.raises(ValueError, match="expected the CPU or CUDA devices alone, found cpu and cuda"):
