@@ -17,8 +17,8 @@ case $size in
   quick) draws=200 sets="main plain_launch chain formats prefill" ;;
   full)
     draws=400
-    sets="main prefill group64 bf16 plain_launch chain formats prefill_bf16 prefill_others prefill_tokens"
-    sets="$sets prefill_formats families tokens others"
+    sets="main prefill prefill_tokens families plain_launch chain prefill_bf16 prefill_formats formats bf16"
+    sets="$sets prefill_others tokens group64 others"
     ;;
   matrix) draws=100 sets="matrix_fp16 matrix_bf16" ;;
   checks) draws=1000 sets="" ;;
