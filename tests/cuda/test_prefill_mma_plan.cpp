@@ -145,7 +145,8 @@ TEST(PrefillMmaPlan, AnyAmountOfSharedMemory) {
             {.m = 300, .n = 5000, .k = 4096}, {bits, group, false}, {"another card", {108, kilobytes * 1024, false}}};
         const PrefillMmaPlan plan = make_prefill_mma_plan(one.shape, one.format, one.card.limits);
         ASSERT_TRUE(plan.valid || !before) << kilobytes << " KB";
-        if (plan.valid) ASSERT_EQ(wrong_in(plan, one), "") << kilobytes << " KB, " << one.text(plan);
+        const std::string wrong = plan.valid ? wrong_in(plan, one) : "";
+        ASSERT_EQ(wrong, "") << kilobytes << " KB, " << one.text(plan);
         before = plan.valid;
       }
       EXPECT_TRUE(before);
