@@ -243,11 +243,12 @@ def make_prefill_table(kernels, loops):
 
 def make_mma_table(kernels, loops):
     lines = [
-        "| warps along rows | scale groups in a unit | registers, sm_90a | registers, sm_80 | instructions a unit |",
-        "|---|---|---|---|---|",
+        "| a warp's rows | warps along rows | scale groups in a unit | registers, sm_90a | registers, sm_80 "
+        "| instructions a unit |",
+        "|---|---|---|---|---|---|",
     ]
-    for row_warps, groups in itertools.product((2, 4), (1, 2)):
-        some = [k for k in kernels if k["numbers"][1:] == (row_warps, groups)]
+    for numbers in itertools.product((4, 3), (4, 2), (1, 2)):
+        some = [k for k in kernels if k["numbers"][1:] == numbers]
         registers = (
             " / ".join(
                 str(max(k["registers"] for k in some if k["target"] == target and k["numbers"][0] == bits))
@@ -256,7 +257,7 @@ def make_mma_table(kernels, loops):
             for target in TARGETS
         )
         fp16 = {k["numbers"][0]: loops[k["name"]] for k in some if k["target"] == TARGETS[0] and k["dtype"] == "__half"}
-        cells = (row_warps, groups, *registers, " / ".join(str(fp16[bits]) for bits in BITS))
+        cells = (16 * numbers[0], *numbers[1:], *registers, " / ".join(str(fp16[bits]) for bits in BITS))
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return lines
 

@@ -37,11 +37,12 @@ std::string wrong_in_sizes(const PrefillMmaPlan& plan, const PlanCase& one) {
 std::string wrong_in_memory(const PrefillMmaPlan& plan, const PlanCase& one) {
   constexpr int kLine = 256, kHalf = 128;
   const PrefillMmaTile& tile = plan.shape;
-  const int bits = one.format.bits, row_groups = 4 * tile.row_warps, tokens = 64 * tile.token_warps;
+  const int bits = one.format.bits, row_groups = tile.rows * tile.row_warps, tokens = 64 * tile.token_warps;
   const int groups = one.format.group_size == 32 ? 2 : 1;
   const int low = row_groups * unit_bytes(bits) / kHalf;
-  const int high = tokens + groups * row_groups * kScaleBytes / kHalf;
-  if (low != low_stage_lines(bits, tile.row_warps)) return "not the kernel's codes";
+  const int high = tokens + groups * tile.row_warps;
+  if (tile.rows * kScaleBytes > kHalf) return "a warp's scales";
+  if (low != low_stage_lines(bits, tile.row_groups())) return "not the kernel's codes";
   if (high != high_stage_lines(tile.row_warps, tokens, groups)) return "not the kernel's activations and scales";
   SharedMemory memory(plan.shared_bytes);
   const auto take = [&](int line, int lines, int half) {
@@ -108,13 +109,14 @@ TEST(PrefillMmaPlan, RandomShapesHaveARightPlanOnEveryCard) { for_random_shapes(
 TEST(PrefillMmaPlan, EveryTileIsOneTheKernelsTake) {
   std::set<std::vector<int>> tiles;
   for (const PrefillMmaTile& tile : kPrefillMmaTiles) {
+    EXPECT_TRUE(tile.rows == 3 || tile.rows == 4);
     EXPECT_TRUE(tile.row_warps == 2 || tile.row_warps == 4);
     EXPECT_LE(tile.warps(), 8);
-    EXPECT_LE(tile.k_warps, 15);                                 // named barriers
-    EXPECT_EQ(tile.k_warps & (tile.k_warps - 1), 0);             // sums meet by halves
-    EXPECT_LE(2 * tile.row_warps * 8, 32 * tile.group_warps());  // scales are fetched at once
+    EXPECT_LE(tile.k_warps, 15);                                    // named barriers
+    EXPECT_EQ(tile.k_warps & (tile.k_warps - 1), 0);                // sums meet by halves
+    EXPECT_LE(2 * tile.row_groups() * 2, 32 * tile.group_warps());  // scales are fetched at once
     EXPECT_GT(tile.clocks, 0);
-    EXPECT_TRUE(tiles.insert({tile.row_warps, tile.token_warps, tile.k_warps}).second);
+    EXPECT_TRUE(tiles.insert({tile.rows, tile.row_warps, tile.token_warps, tile.k_warps}).second);
   }
 }
 

@@ -5,11 +5,11 @@
 
 namespace flute::cuda {
 
-PrefillMmaKernel prefill_mma_fp16_4(int row_warps, int groups);
-PrefillMmaKernel prefill_mma_fp16_3(int row_warps, int groups);
-PrefillMmaKernel prefill_mma_fp16_2(int row_warps, int groups);
-PrefillMmaKernel prefill_mma_bf16_4(int row_warps, int groups);
-PrefillMmaKernel prefill_mma_bf16_3(int row_warps, int groups);
-PrefillMmaKernel prefill_mma_bf16_2(int row_warps, int groups);
+PrefillMmaKernel prefill_mma_fp16_4(int rows, int row_warps, int groups);
+PrefillMmaKernel prefill_mma_fp16_3(int rows, int row_warps, int groups);
+PrefillMmaKernel prefill_mma_fp16_2(int rows, int row_warps, int groups);
+PrefillMmaKernel prefill_mma_bf16_4(int rows, int row_warps, int groups);
+PrefillMmaKernel prefill_mma_bf16_3(int rows, int row_warps, int groups);
+PrefillMmaKernel prefill_mma_bf16_2(int rows, int row_warps, int groups);
 
 }  // namespace flute::cuda

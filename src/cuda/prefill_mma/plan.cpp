@@ -25,7 +25,7 @@ bool place(PrefillMmaPlan& plan, const Format& format, const DeviceLimits& devic
   constexpr int kLeastStages = 2;
   const PrefillMmaTile& tile = plan.shape;
   const int table = table_lines(format.bits), room = (device.shared_per_block - kTableAddress) / kLineBytes;
-  const int low = tile.k_warps * low_stage_lines(format.bits, tile.row_warps);
+  const int low = tile.k_warps * low_stage_lines(format.bits, tile.row_groups());
   const int high = tile.k_warps * high_stage_lines(tile.row_warps, tile.tokens(), groups_of_unit(format.group_size));
   plan.stages = std::min({kMostMmaStages, (room - table) / low, room / high});
   const int lines = std::max(table + plan.stages * low, plan.stages * high);

@@ -1,8 +1,8 @@
 // The plan of one multiply for many tokens on mma.sync, for cards without wgmma: a pure function of shape, format and
 // device.
 //
-// A block has a tile of rows x tokens for itself, and all of K: nothing crosses blocks. A warp multiplies 64 rows with
-// 64 tokens; the warps of a block stand along the rows, the tokens and K of its tile.
+// A block has a tile of rows x tokens for itself, and all of K: nothing crosses blocks. A warp multiplies 64 rows, or
+// 48, with 64 tokens; the warps of a block stand along the rows, the tokens and K of its tile.
 #pragma once
 
 #include <iterator>
@@ -11,25 +11,28 @@
 
 namespace flute::cuda {
 
-// Of a warp: as square as the registers of its sums allow, so that each code it decodes and each activation it loads
-// serve as many sums as they can.
-constexpr int kMmaRowGroups = 4, kMmaTokens = 64;
+constexpr int kMmaTokens = 64;  // of a warp
 
+// A warp has up to 4 row groups: as square as the registers of its sums allow, so that each code it decodes and each
+// activation it loads serve as many sums as they can. With 3 there are more sizes of tiles, of which one leaves fewer
+// multiprocessors idle in the last wave.
 struct PrefillMmaTile {
+  int rows;  // row groups of a warp
   int row_warps, token_warps, k_warps;
   int clocks;  // of a step, a unit of K for each of k_warps, on an A100 (predicted: docs/kernel-notes.md)
 
   FLUTE_HOST_DEVICE constexpr int group_warps() const { return row_warps * token_warps; }  // those of the same K
   FLUTE_HOST_DEVICE constexpr int warps() const { return group_warps() * k_warps; }
-  FLUTE_HOST_DEVICE constexpr int row_groups() const { return kMmaRowGroups * row_warps; }
+  FLUTE_HOST_DEVICE constexpr int row_groups() const { return rows * row_warps; }
   FLUTE_HOST_DEVICE constexpr int tokens() const { return kMmaTokens * token_warps; }
 };
 
-// The kernels are compiled for the number of warps along the rows; the others are arguments. Two warps a scheduler hide
-// each other's latency; blocks of four are for cards with little shared memory.
+// The kernels are compiled for a warp's rows and the number of warps along them; the others are arguments. Two warps a
+// scheduler hide each other's latency; blocks of four are for cards with little shared memory.
 constexpr PrefillMmaTile kPrefillMmaTiles[] = {
-    {4, 2, 1, 2250}, {2, 4, 1, 2300}, {2, 2, 2, 2300}, {4, 1, 2, 2350},
-    {2, 1, 4, 2400}, {2, 2, 1, 1400}, {4, 1, 1, 1450}, {2, 1, 2, 1450},
+    {4, 4, 2, 1, 2250}, {4, 2, 4, 1, 2300}, {4, 2, 2, 2, 2300}, {4, 4, 1, 2, 2350}, {4, 2, 1, 4, 2400},
+    {3, 4, 2, 1, 1750}, {3, 2, 2, 2, 1800}, {3, 4, 1, 2, 1850}, {3, 2, 1, 4, 1900}, {4, 2, 2, 1, 1400},
+    {4, 4, 1, 1, 1450}, {4, 2, 1, 2, 1450}, {3, 2, 2, 1, 1150}, {3, 2, 1, 2, 1200},
 };
 constexpr int kPrefillMmaTileCount = static_cast<int>(std::size(kPrefillMmaTiles));
 
@@ -59,16 +62,14 @@ std::string to_string(const PrefillMmaPlan& plan);
 constexpr int kLineBytes = kTableStride, kHalfLine = kLineBytes / 2;
 constexpr int kMostMmaStages = 3;
 FLUTE_HOST_DEVICE constexpr int table_lines(int bits) { return table_bytes(bits) / kLineBytes; }
-FLUTE_HOST_DEVICE constexpr int low_stage_lines(int bits, int row_warps) {
-  return kMmaRowGroups * row_warps * unit_bytes(bits) / kHalfLine;
+FLUTE_HOST_DEVICE constexpr int low_stage_lines(int bits, int row_groups) {
+  return row_groups * unit_bytes(bits) / kHalfLine;
 }
-FLUTE_HOST_DEVICE constexpr int scale_lines(int row_warps, int groups) {
-  return groups * kMmaRowGroups * row_warps * kScaleBytes / kHalfLine;
-}
+// A line of scales for each scale group and warp along the rows.
 FLUTE_HOST_DEVICE constexpr int high_stage_lines(int row_warps, int tokens, int groups) {
-  return tokens + scale_lines(row_warps, groups);
+  return tokens + groups * row_warps;
 }
 // When K is done a warp leaves half of its sums here, or its results: so many bytes from the table on.
-constexpr int kMmaEndBytes = kMmaRowGroups * kGroupRows * kMmaTokens * 2;
+constexpr int kMmaEndBytes = 4 * kGroupRows * kMmaTokens * 2;
 
 }  // namespace flute::cuda

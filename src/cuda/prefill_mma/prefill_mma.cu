@@ -6,10 +6,11 @@ namespace flute::cuda {
 
 PrefillMmaKernel find_prefill_mma_kernel(int tile, const Format& format) {
   if (tile < 0 || tile >= kPrefillMmaTileCount) return nullptr;
-  const int row_warps = kPrefillMmaTiles[tile].row_warps, groups = groups_of_unit(format.group_size);
-  if (format.bits == 4) return (format.bf16 ? prefill_mma_bf16_4 : prefill_mma_fp16_4)(row_warps, groups);
-  if (format.bits == 3) return (format.bf16 ? prefill_mma_bf16_3 : prefill_mma_fp16_3)(row_warps, groups);
-  if (format.bits == 2) return (format.bf16 ? prefill_mma_bf16_2 : prefill_mma_fp16_2)(row_warps, groups);
+  const int rows = kPrefillMmaTiles[tile].rows, row_warps = kPrefillMmaTiles[tile].row_warps;
+  const int groups = groups_of_unit(format.group_size);
+  if (format.bits == 4) return (format.bf16 ? prefill_mma_bf16_4 : prefill_mma_fp16_4)(rows, row_warps, groups);
+  if (format.bits == 3) return (format.bf16 ? prefill_mma_bf16_3 : prefill_mma_fp16_3)(rows, row_warps, groups);
+  if (format.bits == 2) return (format.bf16 ? prefill_mma_bf16_2 : prefill_mma_fp16_2)(rows, row_warps, groups);
   return nullptr;
 }
 

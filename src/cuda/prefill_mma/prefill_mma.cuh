@@ -1,8 +1,8 @@
 // Y[M, N] = X[M, K] * W[N, K]^T for many tokens on cards before Hopper, W in 2-, 3- or 4-bit codes of any table: bound
 // by the tensor cores.
 //
-// A warp multiplies 64 rows with 64 tokens: weights are operand A of mma.m16n8k16, tokens operand B. It reads the codes
-// of its four row groups, looks them up as in decode (lookup.cuh) and multiplies them with their scales; activations
+// A warp multiplies 64 or 48 rows with 64 tokens: weights are operand A of mma.m16n8k16, tokens operand B. It reads the
+// codes of its row groups, looks them up as in decode (lookup.cuh) and multiplies them with their scales; activations
 // come by ldmatrix. Codes, scales and activations of a unit of k (64) are a stage in shared memory, filled by cp.async.
 // The warps of a block share a tile of rows x tokens, or take units of K by turns and add up at the end; those that
 // share units are a group, with stages and a barrier of its own.
@@ -16,10 +16,10 @@
 
 namespace flute::cuda {
 
-// kGroups: scale groups in a unit.
-template <typename T, int kBits, int kRowWarps, int kGroups>
+// kRows: row groups of a warp. kGroups: scale groups in a unit.
+template <typename T, int kBits, int kRows, int kRowWarps, int kGroups>
 __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_constant__ PrefillMmaArguments args) {
-  constexpr int kRows = kMmaRowGroups, kPairs = kMmaTokens / 16, kTiles = kMmaTokens / 8;
+  constexpr int kPairs = kMmaTokens / 16, kTiles = kMmaTokens / 8;
   constexpr uint32_t kLine = kLineBytes, kHalf = kHalfLine;
   const PrefillMmaPlan& plan = args.plan;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
 
   // ---- Fetching: a group's threads, a piece of 16 bytes each, 8 of them a line. A piece that is not there is filled
   // with zeros.
-  constexpr int kLowLines = low_stage_lines(kBits, kRowWarps), kScaleLines = scale_lines(kRowWarps, kGroups);
-  const int high_lines = tile_tokens + kScaleLines, stages = plan.stages, units = plan.units;
+  constexpr int kLowLines = low_stage_lines(kBits, kRows * kRowWarps);
+  const int high_lines = high_stage_lines(kRowWarps, tile_tokens, kGroups), stages = plan.stages, units = plan.units;
   const uint32_t line = group_thread / 8, at_once = group_threads / 8, in_line = group_thread % 8;
   const uint32_t low = kTableAddress + (table_lines(kBits) + k_warp * kLowLines) * kLine;  // stage 0
   const uint32_t high = kTableAddress + k_warp * high_lines * kLine + kHalf;
@@ -73,12 +73,12 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
   const uint32_t code_pieces = tile_rows * (unit_bytes(kBits) / 16);  // that are there
   const uint32_t unit_pieces = plan.row_groups * (unit_bytes(kBits) / 16);
   const uint32_t codes_of = tile_row * (unit_bytes(kBits) / 16) + group_thread;
-  // Scales: a line for each scale group and four row groups.
-  constexpr uint32_t kScalePieces = kRowWarps * 8;  // of a scale group
-  const uint32_t scale_group = group_thread / kScalePieces, in_group_of_scales = group_thread % kScalePieces;
-  const bool scales_there = in_group_of_scales < tile_rows * (kScaleBytes / 16u);
-  const uint32_t scales_of = tile_row * (kScaleBytes / 16) + in_group_of_scales;
-  const uint32_t scales_to = (tile_tokens + line) * kLine + in_line * 16;
+  // Scales.
+  constexpr uint32_t kWarpScales = kRows * (kScaleBytes / 16), kGroupScales = kRowWarps * kWarpScales;  // pieces
+  const uint32_t scale_group = group_thread / kGroupScales, scale_piece = group_thread % kGroupScales;
+  const bool scales_there = scale_piece < tile_rows * (kScaleBytes / 16u);
+  const uint32_t scales_of = tile_row * (kScaleBytes / 16) + scale_piece;
+  const uint32_t scales_to = (tile_tokens + group_thread / kWarpScales) * kLine + group_thread % kWarpScales * 16;
   // A quarter of a stage, that of fetch_unit.
   const auto fetch = [&](uint32_t to_low, uint32_t to_high, int quarter) {
 #pragma unroll
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
                    piece(args.codes, codes_of + fetch_unit * unit_pieces + quarter * group_threads), there ? 16 : 0);
     }
     if (quarter == 3) {
-      if (group_thread < kGroups * kScalePieces) {
+      if (group_thread < kGroups * kGroupScales) {
         const uint32_t group = kGroups == 2 ? 2 * fetch_unit + scale_group : fetch_unit >> plan.group_shift;
         ptx::copy_16(to_high + scales_to, piece(args.scales, scales_of + group * plan.row_groups * (kScaleBytes / 16)),
                      scales_there && fetch_unit < units ? 16 : 0);
@@ -177,10 +177,9 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
   load_words();
   load_scales();
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    load_tokens(0, r);
-    table.decode(words[r], 0, a[r]);
-  }
+  for (int i = 0; i < kPairs; ++i) load_tokens(0, i);
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) table.decode(words[r], 0, a[r]);
 #pragma unroll
   for (int r = 0; r + 1 < kRows; ++r) scale(r, 0);
 
@@ -197,7 +196,9 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
       }
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        load_tokens(f + 1, r);
+        const int parts = r + 1 < kRows ? r + 1 : 4;  // of four, from r on: tokens of the next 16 k, a stage
+#pragma unroll
+        for (int i = r; i < parts; ++i) load_tokens(f + 1, i);
 #pragma unroll
         for (int i = 0; i < kPairs; ++i) {
           ptx::mma_16x8x16<T>(sums[r][2 * i], a[r], b[f % 2][i].x, b[f % 2][i].y);
@@ -213,7 +214,8 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
         }
         if (f == 3) {
           if (r == 0) load_scales();
-          fetch(low_free, high_free, r);
+#pragma unroll
+          for (int i = r; i < parts; ++i) fetch(low_free, high_free, i);
         }
       }
     }
@@ -241,11 +243,11 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
   }
   __syncthreads();
   if (k_warp > 0) return;
-  // Results from fragments to rows of y, 64 tokens x 64 rows a warp: 128 bytes a token, 16-byte pieces swizzled by
-  // token.
+  // Results from fragments to rows of y: up to 64 rows, 128 bytes, a token, 16-byte pieces swizzled by token.
   const uint32_t results = kTableAddress + in_group * kMmaEndBytes;
   const int first_row = (tile_row + row_warp * kRows) * kGroupRows;
-  const int end_row = min((tile_row + tile_rows) * kGroupRows, args.n);  // beyond are another tile's, or none
+  // Beyond are another warp's, another tile's, or none.
+  const int end_row = min(min((tile_row + tile_rows) * kGroupRows, first_row + kRows * kGroupRows), args.n);
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     const auto bias = [&](int n) {

@@ -8,14 +8,14 @@
 namespace flute::cuda {
 namespace {
 
-void test_all(int bits, bool bf16, PrefillMmaKernel (*select)(int row_warps, int groups)) {
+void test_all(int bits, bool bf16, PrefillMmaKernel (*select)(int rows, int row_warps, int groups)) {
   auto random = fresh_random();
   int mode = static_cast<int>(random_between(random, 0, 7));
   for (const int groups : {1, 2}) {
     for (int tile = 0; tile < kPrefillMmaTileCount; ++tile) {
       const PrefillMmaTile& shape = kPrefillMmaTiles[tile];
-      const PrefillMmaKernel kernel = select(shape.row_warps, groups);
-      ASSERT_NE(kernel, nullptr) << shape.row_warps << " warps along the rows";
+      const PrefillMmaKernel kernel = select(shape.rows, shape.row_warps, groups);
+      ASSERT_NE(kernel, nullptr) << tile;
       // More tokens and rows than a tile has, so a second one, often all but empty.
       Draw draw = draw_matrix(random, bits, bf16, groups, 1, shape.tokens() + 20, shape.row_groups() + 3);
       draw.ones = tile % 2 == 0;
