@@ -105,15 +105,14 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
     }
   };
 
-  // ---- Neither weights nor the table depend on the kernel before; the activations do.
-  Table<kBits> table;
-  table.build(value, plan.table_rounds, warp, shape.warps(), static_cast<int>(lane));
   if (args.dependent_launch) ptx::wait_for_previous_kernel();
 #pragma unroll 1
   for (int i = 0; i < stages; ++i) {
 #pragma unroll
     for (int quarter = 0; quarter < 4; ++quarter) fetch(low + i * low_step, high + i * high_step, quarter);
   }
+  Table<kBits> table;  // built while the first stages are on their way
+  table.build(value, plan.table_rounds, warp, shape.warps(), static_cast<int>(lane));
 
   // ---- Fragments.
   float4 sums[kRows][kTiles];
