@@ -6,21 +6,20 @@
 
 namespace flute::cuda {
 
-template <typename T, int kBits, int kRows>
-PrefillMmaKernel with_row_warps(int row_warps, int groups) {
-  if (row_warps == 2) {
-    return groups == 1 ? prefill_mma_kernel<T, kBits, kRows, 2, 1> : prefill_mma_kernel<T, kBits, kRows, 2, 2>;
-  }
-  if (row_warps == 4) {
-    return groups == 1 ? prefill_mma_kernel<T, kBits, kRows, 4, 1> : prefill_mma_kernel<T, kBits, kRows, 4, 2>;
-  }
-  return nullptr;
+template <typename T, int kBits, int kRows, int kRowWarps>
+PrefillMmaKernel with_groups(int groups) {
+  return groups == 1 ? prefill_mma_kernel<T, kBits, kRows, kRowWarps, 1>
+                     : prefill_mma_kernel<T, kBits, kRows, kRowWarps, 2>;
 }
 
 template <typename T, int kBits>
 PrefillMmaKernel select_prefill_mma(int rows, int row_warps, int groups) {
-  if (rows == 3) return with_row_warps<T, kBits, 3>(row_warps, groups);
-  if (rows == 4) return with_row_warps<T, kBits, 4>(row_warps, groups);
+  if (rows == 2 && row_warps == 4) return with_groups<T, kBits, 2, 4>(groups);
+  if (rows == 2 && row_warps == 8) return with_groups<T, kBits, 2, 8>(groups);
+  if (rows == 3 && row_warps == 2) return with_groups<T, kBits, 3, 2>(groups);
+  if (rows == 3 && row_warps == 4) return with_groups<T, kBits, 3, 4>(groups);
+  if (rows == 4 && row_warps == 2) return with_groups<T, kBits, 4, 2>(groups);
+  if (rows == 4 && row_warps == 4) return with_groups<T, kBits, 4, 4>(groups);
   return nullptr;
 }
 

@@ -11,7 +11,8 @@
 
 namespace flute::cuda {
 
-constexpr int kMmaTokens = 64;  // of a warp
+// Tokens of a warp with so many row groups: 32 x 128, 48 x 64 or 64 x 64 sums.
+FLUTE_HOST_DEVICE constexpr int mma_tokens(int rows) { return rows == 2 ? 128 : 64; }
 
 // A warp has up to 4 row groups: as square as the registers of its sums allow, so that each code it decodes and each
 // activation it loads serve as many sums as they can. With 3 there are more sizes of tiles, of which one leaves fewer
@@ -24,15 +25,16 @@ struct PrefillMmaTile {
   FLUTE_HOST_DEVICE constexpr int group_warps() const { return row_warps * token_warps; }  // those of the same K
   FLUTE_HOST_DEVICE constexpr int warps() const { return group_warps() * k_warps; }
   FLUTE_HOST_DEVICE constexpr int row_groups() const { return rows * row_warps; }
-  FLUTE_HOST_DEVICE constexpr int tokens() const { return kMmaTokens * token_warps; }
+  FLUTE_HOST_DEVICE constexpr int tokens() const { return mma_tokens(rows) * token_warps; }
 };
 
 // The kernels are compiled for a warp's rows and the number of warps along them; the others are arguments. Two warps a
 // scheduler hide each other's latency; blocks of four are for cards with little shared memory.
 constexpr PrefillMmaTile kPrefillMmaTiles[] = {
-    {4, 4, 2, 1, 2250}, {4, 2, 4, 1, 2300}, {4, 2, 2, 2, 2300}, {4, 4, 1, 2, 2350}, {4, 2, 1, 4, 2400},
-    {3, 4, 2, 1, 1750}, {3, 2, 2, 2, 1800}, {3, 4, 1, 2, 1850}, {3, 2, 1, 4, 1900}, {4, 2, 2, 1, 1400},
-    {4, 4, 1, 1, 1450}, {4, 2, 1, 2, 1450}, {3, 2, 2, 1, 1150}, {3, 2, 1, 2, 1200},
+    {2, 8, 1, 1, 2200}, {2, 4, 2, 1, 2250}, {2, 4, 1, 2, 2250}, {2, 4, 1, 1, 1400}, {4, 4, 2, 1, 2250},
+    {4, 2, 4, 1, 2300}, {4, 2, 2, 2, 2300}, {4, 4, 1, 2, 2350}, {4, 2, 1, 4, 2400}, {3, 4, 2, 1, 1750},
+    {3, 2, 2, 2, 1800}, {3, 4, 1, 2, 1850}, {3, 2, 1, 4, 1900}, {4, 2, 2, 1, 1400}, {4, 4, 1, 1, 1450},
+    {4, 2, 1, 2, 1450}, {3, 2, 2, 1, 1150}, {3, 2, 1, 2, 1200},
 };
 constexpr int kPrefillMmaTileCount = static_cast<int>(std::size(kPrefillMmaTiles));
 
@@ -70,6 +72,6 @@ FLUTE_HOST_DEVICE constexpr int high_stage_lines(int row_warps, int tokens, int 
   return tokens + groups * row_warps;
 }
 // When K is done a warp leaves half of its sums here, or its results: so many bytes from the table on.
-constexpr int kMmaEndBytes = 4 * kGroupRows * kMmaTokens * 2;
+constexpr int kMmaEndBytes = 64 * 64 * 2;
 
 }  // namespace flute::cuda

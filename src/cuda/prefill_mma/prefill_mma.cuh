@@ -19,7 +19,7 @@ namespace flute::cuda {
 // kRows: row groups of a warp. kGroups: scale groups in a unit.
 template <typename T, int kBits, int kRows, int kRowWarps, int kGroups>
 __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_constant__ PrefillMmaArguments args) {
-  constexpr int kPairs = kMmaTokens / 16, kTiles = kMmaTokens / 8;
+  constexpr int kTokens = mma_tokens(kRows), kPairs = kTokens / 16, kTiles = kTokens / 8;
   constexpr uint32_t kLine = kLineBytes, kHalf = kHalfLine;
   const PrefillMmaPlan& plan = args.plan;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
@@ -62,37 +62,38 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
   int stage = 0, fetch_unit = k_warp;
   const auto piece = [](const uint8_t* base, uint32_t at) { return base + static_cast<uint64_t>(at) * 16; };
   // Activations: 16-byte pieces swizzled by token, so that ldmatrix meets no bank conflict.
-  constexpr int kXPieces = 16 / kRowWarps;  // of a thread
+  constexpr int kXPieces = kTokens / 4 / kRowWarps;  // of a thread
   const uint32_t x_to = line * kLine + (in_line ^ line % 8) * 16, to_below = at_once * kLine;
+  const uint32_t codes_to = line * kLine + in_line * 16;
   const int x_units = static_cast<int>((args.k + kUnitK - 1 - in_line * 8) / kUnitK);  // 8 k of them not beyond K
   const int x_tokens = args.m - tile_token - static_cast<int>(line);                   // from this thread's first on
-  const uint8_t* const x_from = args.x + ((tile_token + line) * args.ldx + in_line * 8) * 2;
+  const int x_there = max(x_tokens + static_cast<int>(at_once) - 1, 0) / static_cast<int>(at_once);  // pieces
+  const uint8_t* x_unit = args.x + ((tile_token + line) * args.ldx + k_warp * kUnitK + in_line * 8) * 2;
   const int64_t x_below = at_once * args.ldx * 2;
+  const uint8_t* x_from = x_unit;  // the next piece
   // Codes of the tile's row groups: contiguous.
   constexpr uint32_t kCodePieces = kLowLines * 8;
   const uint32_t code_pieces = tile_rows * (unit_bytes(kBits) / 16);  // that are there
   const uint32_t unit_pieces = plan.row_groups * (unit_bytes(kBits) / 16);
-  const uint32_t codes_of = tile_row * (unit_bytes(kBits) / 16) + group_thread;
+  uint32_t codes_from = tile_row * (unit_bytes(kBits) / 16) + group_thread + fetch_unit * unit_pieces;
   // Scales.
   constexpr uint32_t kWarpScales = kRows * (kScaleBytes / 16), kGroupScales = kRowWarps * kWarpScales;  // pieces
   const uint32_t scale_group = group_thread / kGroupScales, scale_piece = group_thread % kGroupScales;
   const bool scales_there = scale_piece < tile_rows * (kScaleBytes / 16u);
   const uint32_t scales_of = tile_row * (kScaleBytes / 16) + scale_piece;
   const uint32_t scales_to = (tile_tokens + group_thread / kWarpScales) * kLine + group_thread % kWarpScales * 16;
-  // A quarter of a stage, that of fetch_unit.
+  // A quarter of a stage, that of fetch_unit: all four by turns.
   const auto fetch = [&](uint32_t to_low, uint32_t to_high, int quarter) {
 #pragma unroll
     for (int i = 0; i < kXPieces / 4; ++i) {
       const int number = quarter * (kXPieces / 4) + i;
-      const bool there = number * static_cast<int>(at_once) < x_tokens && fetch_unit < x_units;
-      ptx::copy_16(to_high + x_to + number * to_below, x_from + number * x_below + fetch_unit * (kUnitK * 2),
-                   there ? 16 : 0);
+      ptx::copy_16(to_high + x_to + number * to_below, x_from, number < x_there && fetch_unit < x_units ? 16 : 0);
+      x_from += x_below;
     }
     const uint32_t code_piece = group_thread + quarter * group_threads;
     if (quarter < kBits && code_piece < kCodePieces) {
-      const bool there = code_piece < code_pieces && fetch_unit < units;
-      ptx::copy_16(to_low + line * kLine + in_line * 16 + quarter * to_below,
-                   piece(args.codes, codes_of + fetch_unit * unit_pieces + quarter * group_threads), there ? 16 : 0);
+      ptx::copy_16(to_low + codes_to + quarter * to_below, piece(args.codes, codes_from + quarter * group_threads),
+                   code_piece < code_pieces && fetch_unit < units ? 16 : 0);
     }
     if (quarter == 3) {
       if (group_thread < kGroups * kGroupScales) {
@@ -101,7 +102,8 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
                      scales_there && fetch_unit < units ? 16 : 0);
       }
       ptx::copy_commit();
-      fetch_unit += shape.k_warps;
+      fetch_unit += shape.k_warps, codes_from += shape.k_warps * unit_pieces;
+      x_unit += shape.k_warps * (kUnitK * 2), x_from = x_unit;
     }
   };
 
@@ -120,8 +122,7 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
   for (int i = 0; i < kRows * kTiles; ++i) sums[i / kTiles][i % kTiles] = make_float4(0, 0, 0, 0);
   uint32_t words[kRows][kBits], scales[kRows][kGroups], a[kRows][4] = {};
   uint4 b[2][kPairs];  // operand B of 16 tokens each, of this 16 k and the next
-  const uint32_t x_row =
-      (token_warp * kMmaTokens + lane / 16 * 8 + lane % 8) * kLine + ((lane / 8 % 2) ^ lane % 8) * 16;
+  const uint32_t x_row = (token_warp * kTokens + lane / 16 * 8 + lane % 8) * kLine + ((lane / 8 % 2) ^ lane % 8) * 16;
   const uint32_t codes_at = row_warp * kRows * kBits * kLine +
                             (kBits == 4 ? lane / 8 * kLine + lane % 8 * 16 : lane / 16 * kLine + lane % 16 * 8);
   const uint32_t scales_at = (tile_tokens + row_warp) * kLine + lane / 4 * 4;
@@ -195,9 +196,9 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
       }
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const int parts = r + 1 < kRows ? r + 1 : 4;  // of four, from r on: tokens of the next 16 k, a stage
+        const bool last = r + 1 == kRows;
 #pragma unroll
-        for (int i = r; i < parts; ++i) load_tokens(f + 1, i);
+        for (int i = r * (kPairs / kRows); i < (last ? kPairs : (r + 1) * (kPairs / kRows)); ++i) load_tokens(f + 1, i);
 #pragma unroll
         for (int i = 0; i < kPairs; ++i) {
           ptx::mma_16x8x16<T>(sums[r][2 * i], a[r], b[f % 2][i].x, b[f % 2][i].y);
@@ -214,7 +215,7 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
         if (f == 3) {
           if (r == 0) load_scales();
 #pragma unroll
-          for (int i = r; i < parts; ++i) fetch(low_free, high_free, i);
+          for (int i = r * (4 / kRows); i < (last ? 4 : (r + 1) * (4 / kRows)); ++i) fetch(low_free, high_free, i);
         }
       }
     }
@@ -242,8 +243,13 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
   }
   __syncthreads();
   if (k_warp > 0) return;
-  // Results from fragments to rows of y: up to 64 rows, 128 bytes, a token, 16-byte pieces swizzled by token.
+  // Results from fragments to rows of y: a line for each token, 16-byte pieces swizzled so that nothing meets a bank
+  // conflict.
+  constexpr uint32_t kPieces = kRows == 2 ? 4 : 8;  // 8 rows each
   const uint32_t results = kTableAddress + in_group * kMmaEndBytes;
+  const auto result = [&](uint32_t token, uint32_t number) {
+    return results + (token * kPieces + (number ^ token * kPieces / 8 % kPieces)) * 16;
+  };
   const int first_row = (tile_row + row_warp * kRows) * kGroupRows;
   // Beyond are another warp's, another tile's, or none.
   const int end_row = min(min((tile_row + tile_rows) * kGroupRows, first_row + kRows * kGroupRows), args.n);
@@ -257,19 +263,19 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
       const float4 v = sums[r][i];
-      const uint32_t token = i * 8 + lane / 4, to = results + token * 128 + lane % 4 * 4;
+      const uint32_t token = i * 8 + lane / 4;
       const uint32_t first = ptx::transpose_matrix(pair_of<T>(v.x + lower, v.y + lower));
       const uint32_t second = ptx::transpose_matrix(pair_of<T>(v.z + upper, v.w + upper));
-      ptx::store_shared(to + ((2 * r) ^ token % 8) * 16, first);
-      ptx::store_shared(to + ((2 * r + 1) ^ token % 8) * 16, second);
+      ptx::store_shared(result(token, 2 * r) + lane % 4 * 4, first);
+      ptx::store_shared(result(token, 2 * r + 1) + lane % 4 * 4, second);
     }
   }
   __syncwarp();
 #pragma unroll 1
-  for (uint32_t i = lane / 8; i < kMmaTokens; i += 4) {
-    const uint32_t from = results + i * 128 + (lane % 8 ^ i % 8) * 16;
-    const int token = tile_token + token_warp * kMmaTokens + static_cast<int>(i);
-    const int n = first_row + static_cast<int>(lane % 8) * 8;
+  for (uint32_t i = lane / kPieces; i < kTokens; i += 32 / kPieces) {
+    const uint32_t from = result(i, lane % kPieces);
+    const int token = tile_token + token_warp * kTokens + static_cast<int>(i);
+    const int n = first_row + static_cast<int>(lane % kPieces) * 8;
     T* const to = static_cast<T*>(args.y) + token * args.ldy + n;
     if (token >= args.m) break;
     if (n + 8 <= end_row && reinterpret_cast<uintptr_t>(to) % 16 == 0) {
