@@ -247,7 +247,7 @@ def make_mma_table(kernels, loops):
         "| instructions a unit |",
         "|---|---|---|---|---|---|",
     ]
-    for numbers in itertools.product((4, 3), (4, 2), (1, 2)):
+    for numbers in sorted({k["numbers"][1:] for k in kernels}):  # a warp's row groups, warps, scale groups
         some = [k for k in kernels if k["numbers"][1:] == numbers]
         registers = (
             " / ".join(

@@ -1,8 +1,8 @@
 // The plan of one multiply for many tokens on mma.sync, for cards without wgmma: a pure function of shape, format and
 // device.
 //
-// A block has a tile of rows x tokens for itself, and all of K: nothing crosses blocks. A warp multiplies 64 rows, or
-// 48, with 64 tokens; the warps of a block stand along the rows, the tokens and K of its tile.
+// A block has a tile of rows x tokens for itself, and all of K: nothing crosses blocks. Its warps stand along the rows,
+// the tokens and K of the tile.
 #pragma once
 
 #include <iterator>
@@ -14,9 +14,8 @@ namespace flute::cuda {
 // Tokens of a warp with so many row groups: 32 x 128, 48 x 64 or 64 x 64 sums.
 FLUTE_HOST_DEVICE constexpr int mma_tokens(int rows) { return rows == 2 ? 128 : 64; }
 
-// A warp has up to 4 row groups: as square as the registers of its sums allow, so that each code it decodes and each
-// activation it loads serve as many sums as they can. With 3 there are more sizes of tiles, of which one leaves fewer
-// multiprocessors idle in the last wave.
+// With few rows and many tokens a warp decodes little; with 64 tokens there are smaller tiles; with 3 row groups more
+// sizes of tiles, of which one leaves fewer multiprocessors idle in the last wave.
 struct PrefillMmaTile {
   int rows;  // row groups of a warp
   int row_warps, token_warps, k_warps;

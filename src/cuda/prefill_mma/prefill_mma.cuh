@@ -1,11 +1,11 @@
 // Y[M, N] = X[M, K] * W[N, K]^T for many tokens on cards before Hopper, W in 2-, 3- or 4-bit codes of any table: bound
 // by the tensor cores.
 //
-// A warp multiplies 64 or 48 rows with 64 tokens: weights are operand A of mma.m16n8k16, tokens operand B. It reads the
-// codes of its row groups, looks them up as in decode (lookup.cuh) and multiplies them with their scales; activations
-// come by ldmatrix. Codes, scales and activations of a unit of k (64) are a stage in shared memory, filled by cp.async.
-// The warps of a block share a tile of rows x tokens, or take units of K by turns and add up at the end; those that
-// share units are a group, with stages and a barrier of its own.
+// A warp multiplies 32 rows with 128 tokens, or 48 or 64 with 64: weights are operand A of mma.m16n8k16, tokens operand
+// B. It reads the codes of its row groups, looks them up as in decode (lookup.cuh) and multiplies them with their
+// scales; activations come by ldmatrix. Codes, scales and activations of a unit of k (64) are a stage in shared memory,
+// filled by cp.async. The warps of a block share a tile of rows x tokens, or take units of K by turns and add up at the
+// end; those that share units are a group, with stages and a barrier of its own.
 //
 // The tensor cores never wait for a stage's beginning: while the last 16 k of a unit are multiplied, the first
 // fragments of the next are loaded and decoded. Then nobody needs the stage any more, and it is filled again.
