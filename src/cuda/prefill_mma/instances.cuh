@@ -16,10 +16,7 @@ template <typename T, int kBits>
 PrefillMmaKernel select_prefill_mma(int rows, int row_warps, int groups) {
   if (rows == 2 && row_warps == 4) return with_groups<T, kBits, 2, 4>(groups);
   if (rows == 2 && row_warps == 8) return with_groups<T, kBits, 2, 8>(groups);
-  if (rows == 3 && row_warps == 2) return with_groups<T, kBits, 3, 2>(groups);
-  if (rows == 3 && row_warps == 4) return with_groups<T, kBits, 3, 4>(groups);
   if (rows == 4 && row_warps == 2) return with_groups<T, kBits, 4, 2>(groups);
-  if (rows == 4 && row_warps == 4) return with_groups<T, kBits, 4, 4>(groups);
   return nullptr;
 }
 

@@ -9,28 +9,31 @@ namespace {
 
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
-// Clocks of a plan: blocks run in waves, a block a multiprocessor.
-double clocks(const PrefillMmaPlan& plan, const DeviceLimits& device) {
-  constexpr double kBeginAndEnd = 6000, kAddingUp = 2500;
+// Nanoseconds that a plan takes: its blocks run in waves.
+double nanoseconds(const PrefillMmaPlan& plan, const DeviceLimits& device) {
+  constexpr int kBeginAndEnd = 3500, kAddingUp = 800;  // as an H100 was seen to take (docs/kernel-notes.md)
   const PrefillMmaTile& tile = plan.shape;
-  const double block = 1.0 * ceil_div(plan.units, tile.k_warps) * tile.clocks + kBeginAndEnd +
-                       kAddingUp * (tile.k_warps == 1   ? 0
-                                    : tile.k_warps == 2 ? 1
-                                                        : 2);
-  return ceil_div(plan.blocks(), device.sm_count) * block;
+  const int adding_up = tile.k_warps == 1 ? 0 : tile.k_warps == 2 ? kAddingUp : 2 * kAddingUp;
+  const double block = 1.0 * ceil_div(plan.units, tile.k_warps) * tile.nanoseconds + kBeginAndEnd + adding_up;
+  return ceil_div(plan.blocks(), device.sm_count * plan.resident) * block;
 }
 
-// Places everything in shared memory; returns whether it suffices.
+// Places everything in shared memory, where four warps allow it of half a multiprocessor; returns whether it suffices.
 bool place(PrefillMmaPlan& plan, const Format& format, const DeviceLimits& device) {
-  constexpr int kLeastStages = 2;
+  constexpr int kLeastStages = 2, kSystemBytes = 1024;  // of each block of a multiprocessor
   const PrefillMmaTile& tile = plan.shape;
-  const int table = table_lines(format.bits), room = (device.shared_per_block - kTableAddress) / kLineBytes;
+  const int table = table_lines(format.bits);
   const int low = tile.k_warps * low_stage_lines(format.bits, tile.row_groups());
   const int high = tile.k_warps * high_stage_lines(tile.row_warps, tile.tokens(), groups_of_unit(format.group_size));
-  plan.stages = std::min({kMostMmaStages, (room - table) / low, room / high});
-  const int lines = std::max(table + plan.stages * low, plan.stages * high);
-  plan.shared_bytes = kTableAddress + std::max(lines * kLineBytes, tile.warps() * kMmaEndBytes);
-  return plan.stages >= kLeastStages && plan.shared_bytes <= device.shared_per_block;
+  for (plan.resident = tile.warps() == 4 ? 2 : 1; plan.resident > 0; --plan.resident) {
+    const int most_bytes = (device.shared_per_block + kSystemBytes) / plan.resident - kSystemBytes;
+    const int room = (most_bytes - kTableAddress) / kLineBytes;
+    plan.stages = std::min({kMostMmaStages, (room - table) / low, room / high});
+    const int lines = std::max(table + plan.stages * low, plan.stages * high);
+    plan.shared_bytes = kTableAddress + std::max(lines * kLineBytes, tile.warps() * kMmaEndBytes);
+    if (plan.stages >= kLeastStages && plan.shared_bytes <= most_bytes) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -52,8 +55,9 @@ PrefillMmaPlan make_prefill_mma_plan(const Shape& shape, const Format& format, c
     plan.group_shift = group_shift_of(format.group_size);
     plan.table_rounds = ceil_div(table_lines(format.bits) / 4, tile.warps());
     plan.valid = place(plan, format, device);
-    const double cost = clocks(plan, device);
-    if (plan.valid && (!best.valid || cost < least)) best = plan, least = cost;
+    if (!plan.valid) continue;
+    const double cost = nanoseconds(plan, device);
+    if (!best.valid || cost < least) best = plan, least = cost;
   }
   return best;
 }

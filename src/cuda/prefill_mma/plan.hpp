@@ -11,15 +11,13 @@
 
 namespace flute::cuda {
 
-// Tokens of a warp with so many row groups: 32 x 128, 48 x 64 or 64 x 64 sums.
+// Tokens of a warp with so many row groups: 32 rows x 128 tokens decode the least, 64 x 64 make smaller tiles.
 FLUTE_HOST_DEVICE constexpr int mma_tokens(int rows) { return rows == 2 ? 128 : 64; }
 
-// With few rows and many tokens a warp decodes little; with 64 tokens there are smaller tiles; with 3 row groups more
-// sizes of tiles, of which one leaves fewer multiprocessors idle in the last wave.
 struct PrefillMmaTile {
   int rows;  // row groups of a warp
   int row_warps, token_warps, k_warps;
-  int clocks;  // of a step, a unit of K for each of k_warps, on an A100 (predicted: docs/kernel-notes.md)
+  int nanoseconds;  // of a step, a unit of K for each of k_warps, on an H100 (docs/kernel-notes.md)
 
   FLUTE_HOST_DEVICE constexpr int group_warps() const { return row_warps * token_warps; }  // those of the same K
   FLUTE_HOST_DEVICE constexpr int warps() const { return group_warps() * k_warps; }
@@ -28,12 +26,10 @@ struct PrefillMmaTile {
 };
 
 // The kernels are compiled for a warp's rows and the number of warps along them; the others are arguments. Two warps a
-// scheduler hide each other's latency; blocks of four are for cards with little shared memory.
+// scheduler hide each other's latency: a block of four takes as long alone as beside another on the multiprocessor.
 constexpr PrefillMmaTile kPrefillMmaTiles[] = {
-    {2, 8, 1, 1, 2200}, {2, 4, 2, 1, 2250}, {2, 4, 1, 2, 2250}, {2, 4, 1, 1, 1400}, {4, 4, 2, 1, 2250},
-    {4, 2, 4, 1, 2300}, {4, 2, 2, 2, 2300}, {4, 4, 1, 2, 2350}, {4, 2, 1, 4, 2400}, {3, 4, 2, 1, 1750},
-    {3, 2, 2, 2, 1800}, {3, 4, 1, 2, 1850}, {3, 2, 1, 4, 1900}, {4, 2, 2, 1, 1400}, {4, 4, 1, 1, 1450},
-    {4, 2, 1, 2, 1450}, {3, 2, 2, 1, 1150}, {3, 2, 1, 2, 1200},
+    {2, 8, 1, 1, 1340}, {2, 4, 2, 1, 1370}, {2, 4, 1, 2, 1360},
+    {2, 4, 1, 1, 1310}, {4, 2, 1, 4, 1400}, {4, 2, 1, 2, 1350},
 };
 constexpr int kPrefillMmaTileCount = static_cast<int>(std::size(kPrefillMmaTiles));
 
@@ -44,6 +40,7 @@ struct PrefillMmaPlan {
   int token_tiles = 1;
   int row_groups = 0, units = 0, group_shift = 0;
   int table_rounds = 0;  // of building the table, a warp doing four entries in each
+  int resident = 1;      // blocks of a multiprocessor
   int stages = 0, shared_bytes = 0;
   bool valid = false;
 

@@ -1,7 +1,7 @@
 // Y[M, N] = X[M, K] * W[N, K]^T for many tokens on cards before Hopper, W in 2-, 3- or 4-bit codes of any table: bound
 // by the tensor cores.
 //
-// A warp multiplies 32 rows with 128 tokens, or 48 or 64 with 64: weights are operand A of mma.m16n8k16, tokens operand
+// A warp multiplies 32 rows with 128 tokens, or 64 with 64: weights are operand A of mma.m16n8k16, tokens operand
 // B. It reads the codes of its row groups, looks them up as in decode (lookup.cuh) and multiplies them with their
 // scales; activations come by ldmatrix. Codes, scales and activations of a unit of k (64) are a stage in shared memory,
 // filled by cp.async. The warps of a block share a tile of rows x tokens, or take units of K by turns and add up at the
@@ -196,9 +196,8 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
       }
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        const bool last = r + 1 == kRows;
 #pragma unroll
-        for (int i = r * (kPairs / kRows); i < (last ? kPairs : (r + 1) * (kPairs / kRows)); ++i) load_tokens(f + 1, i);
+        for (int i = 0; i < kPairs / kRows; ++i) load_tokens(f + 1, r * (kPairs / kRows) + i);
 #pragma unroll
         for (int i = 0; i < kPairs; ++i) {
           ptx::mma_16x8x16<T>(sums[r][2 * i], a[r], b[f % 2][i].x, b[f % 2][i].y);
@@ -215,7 +214,7 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
         if (f == 3) {
           if (r == 0) load_scales();
 #pragma unroll
-          for (int i = r * (4 / kRows); i < (last ? 4 : (r + 1) * (4 / kRows)); ++i) fetch(low_free, high_free, i);
+          for (int i = 0; i < 4 / kRows; ++i) fetch(low_free, high_free, r * (4 / kRows) + i);
         }
       }
     }
@@ -251,8 +250,7 @@ __global__ void __launch_bounds__(256, 1) prefill_mma_kernel(const __grid_consta
     return results + (token * kPieces + (number ^ token * kPieces / 8 % kPieces)) * 16;
   };
   const int first_row = (tile_row + row_warp * kRows) * kGroupRows;
-  // Beyond are another warp's, another tile's, or none.
-  const int end_row = min(min((tile_row + tile_rows) * kGroupRows, first_row + kRows * kGroupRows), args.n);
+  const int end_row = min((tile_row + tile_rows) * kGroupRows, args.n);  // beyond are another tile's, or none
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     const auto bias = [&](int n) {

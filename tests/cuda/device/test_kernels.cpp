@@ -72,7 +72,7 @@ TEST(Kernels, EveryTileOfPrefillOnMmaHasOne) {
       }
     }
   }
-  EXPECT_EQ(kernels.size(), 3 * 2 * 2 * 6);  // bits, dtypes, scale groups, places of warps
+  EXPECT_EQ(kernels.size(), 3 * 2 * 2 * 3);  // bits, dtypes, scale groups, places of warps
 }
 
 }  // namespace
