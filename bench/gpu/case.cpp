@@ -67,8 +67,8 @@ Shape shape_of(const Case& one) {
 
 MultiplyPlan plan_of(const Case& one, const DeviceLimits& limits) {
   if (one.family == 0) return make_multiply_plan(shape_of(one), one.format, limits, one.wish);
-  return make_multiply_plan(one.family == 1 ? Family::kDecode : Family::kPrefill, shape_of(one), one.format, limits,
-                            one.wish);
+  const Family family = one.family == 1 ? Family::kDecode : one.family == 2 ? Family::kPrefill : Family::kPrefillMma;
+  return make_multiply_plan(family, shape_of(one), one.format, limits, one.wish);
 }
 
 MultiplyArguments make_arguments(const Case& one) {

@@ -107,6 +107,7 @@ SETS = {
     "prefill_bf16": lambda: lines("prefill_bf16", LLAMA, MANY_TOKENS, dtype="bf16"),
     "prefill_tokens": lambda: lines("prefill_tokens", LLAMA, ODD_TOKENS),
     "prefill_formats": prefill_formats,
+    "prefill_mma": lambda: lines("prefill_mma", LLAMA, (128, 256, 512, 1024), family=3),  # those of other cards
     "families": families,
     "matrix_fp16": lambda: lines("matrix_fp16", ALL, ALL_TOKENS),
     "matrix_bf16": lambda: lines("matrix_bf16", ALL, ALL_TOKENS, dtype="bf16"),

@@ -15,6 +15,7 @@
 #include "cuda/measure/kernels.hpp"
 #include "cuda/measure/reference.hpp"
 #include "cuda/prefill/prefill.hpp"
+#include "cuda/prefill_mma/prefill_mma.hpp"
 #include "cuda/tiling.hpp"
 #include "lab.hpp"
 #include "shapes.hpp"
@@ -164,7 +165,7 @@ int run_check(int draws, uint64_t seed, const DeviceLimits& limits) {
   for (int i = 0; i < draws; ++i) {
     Case one;
     one.format = {pick({2, 3, 4}), kGroupSizes[below(5)], below(3) == 0};
-    const bool many = limits.wgmma && i % 2 != 0;
+    const bool many = i % 2 != 0;
     one.shape.m = many ? pick({1, 40, 64, 65, 100, 128, 129, 200, 255, 256, 257, 300, 511, 600})
                        : pick({1, 2, 3, 4, 7, 8, 9, 13, 16, 17, 25, 32, 33, 48, 53, 64});
     const bool large = i % 16 == 0;
@@ -178,8 +179,8 @@ int run_check(int draws, uint64_t seed, const DeviceLimits& limits) {
     if (below(3) == 0) one.wish.depth = pick({1, 2});
     if (below(3) == 0) one.wish.row_warps = pick({1, 2, 3, 4});
     if (many) {
-      one.family = 2;
-      if (below(4) != 0) one.wish.tile = 1 + below(kPrefillTileCount);
+      one.family = limits.wgmma && i % 4 != 1 ? 2 : 3;
+      if (below(4) != 0) one.wish.tile = 1 + below(one.family == 2 ? kPrefillTileCount : kPrefillMmaTileCount);
       if (below(2) == 0) one.wish.split = 1 + below(kMostSplit);
       if (below(2) == 0) one.wish.blocks = std::max(1, one.wish.split) * (1 + below(3));
     }
@@ -286,6 +287,25 @@ int run_instances(int part, int parts, const DeviceLimits& limits) {
     (void)Problem(one, call, count(index)).check(one, limits, 1);
     ++run;
   };
+  // Prefill on mma, every tile of a kernel: four blocks, the last one short of rows, tokens and k.
+  const auto check_prefill_mma = [&](const Format& format, int tile) {
+    found.insert(reinterpret_cast<const void*>(find_prefill_mma_kernel(tile, format)));
+    if (index++ % parts != part - 1) return;
+    Case one;
+    one.format = format;
+    one.family = 3;
+    one.wish = {.tile = tile + 1};
+    one.shape = {.m = kPrefillMmaTiles[tile].tokens() + 8,
+                 .n = kGroupRows * kPrefillMmaTiles[tile].row_groups() + 5,
+                 .k = kUnitK * 17 - 32};
+    one.segments = index % 3 == 0 ? 2 : 1;
+    if (!plan_of(one, limits).valid()) return;  // a card with little shared memory
+    Call call;
+    call.bias = index % 3 == 0;
+    call.pad_y = index % 5;
+    (void)Problem(one, call, count(index)).check(one, limits, 1);
+    ++run;
+  };
   for (const int bits : {2, 3, 4}) {
     for (const bool bf16 : {false, true}) {
       for (const int tiles_m : {1, 2, 4, 8}) {
@@ -299,6 +319,10 @@ int run_instances(int part, int parts, const DeviceLimits& limits) {
       for (int tile = 0; limits.wgmma && tile < kPrefillTileCount; ++tile) {
         check_prefill({bits, 128, bf16}, tile);
         check_prefill({bits, 32, bf16}, tile);
+      }
+      for (int tile = 0; tile < kPrefillMmaTileCount; ++tile) {
+        check_prefill_mma({bits, 128, bf16}, tile);
+        check_prefill_mma({bits, 32, bf16}, tile);
       }
     }
   }

@@ -5,7 +5,7 @@ Checks BUILD_FOLDER/libflute.so (through cuobjdump, which comes with CUDA; no GP
 spills, uses local memory or holds nothing but a trap, if a prefill kernel has other registers than it shares out, or if
 the library is too large. --write replaces the tables in a Markdown file: of decode registers, instructions of the main
 loop (this takes nvdisasm, too), and warps and shared memory of the plans that BUILD_FOLDER/gpu_lab prints; of prefill,
-which has the registers that it asks for, instructions.
+which has the registers that it asks for, instructions; of prefill on mma registers and instructions.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def launch_registers(tile):
 def problems(kernels, library):
     found = [f"{k['target']} {k['name']}: uses local memory" for k in kernels if k["spills"]]
     # Prefill kernels are for wgmma: code of theirs for 8.0 is there and empty, and no plan asks for it.
-    families = {"decode_kernel": TARGETS, "prefill_kernel": TARGETS[:1]}
+    families = {"decode_kernel": TARGETS, "prefill_kernel": TARGETS[:1], "prefill_mma_kernel": TARGETS}
     traps = [k for k in kernels if k["target"] in families.get(k["family"], ()) and k["registers"] < FEWEST_REGISTERS]
     if traps:
         found.append(
@@ -241,6 +241,27 @@ def make_prefill_table(kernels, loops):
     return lines
 
 
+def make_mma_table(kernels, loops):
+    lines = [
+        "| a warp's rows | warps along rows | scale groups in a unit | registers, sm_90a | registers, sm_80 "
+        "| instructions a unit |",
+        "|---|---|---|---|---|---|",
+    ]
+    for numbers in sorted({k["numbers"][1:] for k in kernels}):  # a warp's row groups, warps, scale groups
+        some = [k for k in kernels if k["numbers"][1:] == numbers]
+        registers = (
+            " / ".join(
+                str(max(k["registers"] for k in some if k["target"] == target and k["numbers"][0] == bits))
+                for bits in BITS
+            )
+            for target in TARGETS
+        )
+        fp16 = {k["numbers"][0]: loops[k["name"]] for k in some if k["target"] == TARGETS[0] and k["dtype"] == "__half"}
+        cells = (16 * numbers[0], *numbers[1:], *registers, " / ".join(str(fp16[bits]) for bits in BITS))
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
+
+
 def replaced(page, name, text):
     begin, end = (f"<!-- {name} table: {word} -->" for word in ("begin", "end"))
     before, rest = page.split(begin)
@@ -255,14 +276,17 @@ def main():
     options = parser.parse_args()
     library = options.build / "libflute.so"
     kernels = read_kernels(library, options.cuobjdump)
-    decode, prefill = ([k for k in kernels if k["family"] == family] for family in ("decode_kernel", "prefill_kernel"))
-    count = len(decode) + sum(k["target"] == TARGETS[0] for k in prefill)
+    decode, prefill, mma = (
+        [k for k in kernels if k["family"] == f"{family}_kernel"] for family in ("decode", "prefill", "prefill_mma")
+    )
+    count = len(decode) + sum(k["target"] == TARGETS[0] for k in prefill) + len(mma)
     summary = f"{count} kernels, {library.stat().st_size / 1e6:.1f} MB of library."
     if options.write:
         loops = read_loops(library, options.cuobjdump, TARGETS[0])
         text = "\n".join([*make_table(decode, read_plans(options.build / "gpu_lab"), loops), "", summary])
         page = replaced(options.write.read_text(encoding="utf-8"), "kernel", text)
         page = replaced(page, "prefill kernel", "\n".join(make_prefill_table(prefill, loops)))
+        page = replaced(page, "prefill on mma kernel", "\n".join(make_mma_table(mma, loops)))
         options.write.write_text(page, encoding="utf-8")
     print(summary)
     found = problems(kernels, library)

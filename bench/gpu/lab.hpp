@@ -21,7 +21,7 @@ struct Case {
   Shape shape;
   Format format;
   PlanWish wish;
-  int family = 0;  // 0: the plan's choice; 1: decode, 2: prefill
+  int family = 0;  // 0: the plan's choice; 1: decode, 2: prefill, 3: prefill on mma
   int segments = 1;
   int rest = 40;  // milliseconds of idleness before it is timed
   bool dependent = true;

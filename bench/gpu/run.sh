@@ -6,7 +6,7 @@
 #   full         (as given without) checks, then all cases of both families: under 9
 #   matrix       a few checks, then every shape, number of tokens and format in fp16 and bf16: under 9
 #   checks       every check, every kernel under the sanitizers, profiles: no times
-#   experiments  plans that the library does not make, ways of reading memory
+#   experiments  plans that the library does not make here, ways of reading memory
 # Exit code 1 if an answer is wrong, or a check or the times do not finish; the rest is measured all the same. Where
 # compute-sanitizer or ncu is not found, its part is left out.
 set -e
@@ -22,7 +22,7 @@ case $size in
     ;;
   matrix) draws=100 sets="matrix_fp16 matrix_bf16" ;;
   checks) draws=1000 sets="" ;;
-  experiments) draws=100 sets="steps rows readers mixed" ;;
+  experiments) draws=100 sets="steps rows readers mixed prefill_mma" ;;
   *) echo "expected quick, full, matrix, checks or experiments, found $size" >&2; exit 2 ;;
 esac
 step() { echo "$(date +%T) $*" >&2; }

@@ -167,6 +167,10 @@ int run_once(const Case& one, const DeviceLimits& limits) {
 
 namespace {
 
+const char* family_name(Family family) {
+  return family == Family::kDecode ? "decode" : family == Family::kPrefill ? "prefill" : "prefill_mma";
+}
+
 std::string time_case(Bench& bench, const Case& one) {
   const MultiplyPlan chosen = plan_of(one, bench.limits());
   if (!chosen.valid()) return "\"set\": \"no plan\"";
@@ -179,7 +183,7 @@ std::string time_case(Bench& bench, const Case& one) {
       fmt::format(R"("set": "{}", "dtype": "{}", "bits": {}, "group": {}, "m": {}, "n": {}, "k": {}, "dependent": {}, )"
                   R"("segments": {}, "family": "{}", )",
                   one.label, dtype_name(one.dtype()), one.format.bits, one.format.group_size, one.shape.m, one.shape.n,
-                  one.shape.k, one.dependent ? 1 : 0, one.segments, decode ? "decode" : "prefill");
+                  one.shape.k, one.dependent ? 1 : 0, one.segments, family_name(chosen.family));
   if (decode) {
     const DecodePlan& plan = chosen.decode;
     text += fmt::format(R"("warps": {}, "rows": {}, "blocks": {}, "depth": {}, )", plan.warps(), plan.rows,

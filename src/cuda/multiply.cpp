@@ -8,6 +8,7 @@
 #include "cuda/decode/decode.hpp"
 #include "cuda/device.hpp"
 #include "cuda/prefill/prefill.hpp"
+#include "cuda/prefill_mma/prefill_mma.hpp"
 
 namespace flute::cuda {
 namespace {
@@ -20,6 +21,9 @@ void load(const void* kernel) {
 
 DecodeKernel decode_kernel(const void* kernel) { return reinterpret_cast<DecodeKernel>(const_cast<void*>(kernel)); }
 PrefillKernel prefill_kernel(const void* kernel) { return reinterpret_cast<PrefillKernel>(const_cast<void*>(kernel)); }
+PrefillMmaKernel prefill_mma_kernel(const void* kernel) {
+  return reinterpret_cast<PrefillMmaKernel>(const_cast<void*>(kernel));
+}
 
 void load(PrefillKernel kernel, const DeviceLimits& device) {
   load(reinterpret_cast<const void*>(kernel));
@@ -48,6 +52,8 @@ Multiply::Multiply(const MultiplyPlan& given, const Format& format) : plan(given
   if (plan.family == Family::kDecode) {
     kernel = found(find_decode_kernel(plan.decode, format), plan);
     if (plan.rest.valid) rest_kernel = found(find_decode_kernel(plan.rest, format), plan.rest);
+  } else if (plan.family == Family::kPrefillMma) {
+    kernel = found(plan.prefill_mma.valid ? find_prefill_mma_kernel(plan.prefill_mma.tile, format) : nullptr, plan);
   } else {
     kernel = found(plan.prefill.valid ? find_prefill_kernel(plan.prefill.tile, format) : nullptr, plan);
   }
@@ -61,6 +67,9 @@ void load_kernels(const Multiply& multiply, const DeviceLimits& device, int inde
     if (kernel == nullptr || loaded.count({index, kernel}) != 0) continue;
     if (multiply.plan.family == Family::kPrefill) {
       load(prefill_kernel(kernel), device);
+    } else if (multiply.plan.family == Family::kPrefillMma) {
+      load(kernel);
+      check(prepare_prefill_mma_kernel(prefill_mma_kernel(kernel), device), "kernel");
     } else {
       load(kernel);
       check(prepare_decode_kernel(decode_kernel(kernel), device), "kernel");
@@ -70,11 +79,16 @@ void load_kernels(const Multiply& multiply, const DeviceLimits& device, int inde
 }
 
 void load_prefill_kernels(const Format& format, const DeviceLimits& device, int index) {
-  for (int tile = 0; tile < kPrefillTileCount; ++tile) {
-    Multiply multiply;
-    multiply.plan.family = Family::kPrefill;
-    multiply.kernel = reinterpret_cast<const void*>(find_prefill_kernel(tile, format));
+  Multiply multiply;
+  const auto load_kernel = [&](Family family, const void* kernel) {
+    multiply.plan.family = family, multiply.kernel = kernel;
     load_kernels(multiply, device, index);
+  };
+  for (int tile = 0; device.wgmma && tile < kPrefillTileCount; ++tile) {
+    load_kernel(Family::kPrefill, reinterpret_cast<const void*>(find_prefill_kernel(tile, format)));
+  }
+  for (int tile = 0; !device.wgmma && tile < kPrefillMmaTileCount; ++tile) {
+    load_kernel(Family::kPrefillMma, reinterpret_cast<const void*>(find_prefill_mma_kernel(tile, format)));
   }
 }
 
@@ -82,6 +96,10 @@ void launch_multiply(const Multiply& multiply, const MultiplyArguments& argument
   const MultiplyPlan& plan = multiply.plan;
   if (plan.family == Family::kPrefill) {
     check(launch_prefill(prefill_kernel(multiply.kernel), {arguments, plan.prefill}, stream), "gemm");
+    return;
+  }
+  if (plan.family == Family::kPrefillMma) {
+    check(launch_prefill_mma(prefill_mma_kernel(multiply.kernel), {arguments, plan.prefill_mma}, stream), "gemm");
     return;
   }
   int token = 0;

@@ -1,4 +1,4 @@
-// One multiply on the device, by either family of kernels.
+// One multiply on the device, by one of the families of kernels.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -21,7 +21,7 @@ struct Multiply {
 // Loads the kernels onto the current device, which is number `index`, ahead of any launch or capture, so that launching
 // has nothing to set up. Each is loaded once; cheap where all have been.
 void load_kernels(const Multiply& multiply, const DeviceLimits& device, int index);
-// The same for all prefill kernels of a format: a call may make its plan.
+// The same for all prefill kernels that the device may take for a format: a call may make its plan.
 void load_prefill_kernels(const Format& format, const DeviceLimits& device, int index);
 
 void launch_multiply(const Multiply& multiply, const MultiplyArguments& arguments, cudaStream_t stream);

@@ -25,6 +25,10 @@ MultiplyPlan make_multiply_plan(Family family, const Shape& shape, const Format&
     plan.prefill = make_prefill_plan(shape, format, device, wish);
     return plan;
   }
+  if (family == Family::kPrefillMma) {
+    plan.prefill_mma = make_prefill_mma_plan(shape, format, device, wish);
+    return plan;
+  }
   Shape part = shape;
   part.m = std::min(shape.m, kMaxDecodeTokens);
   plan.launches = (std::max(shape.m, 1) + kMaxDecodeTokens - 1) / kMaxDecodeTokens;
@@ -39,12 +43,19 @@ MultiplyPlan make_multiply_plan(Family family, const Shape& shape, const Format&
 
 MultiplyPlan make_multiply_plan(const Shape& shape, const Format& format, const DeviceLimits& device,
                                 const PlanWish& wish) {
-  const bool many = device.wgmma && suits_prefill(shape);
-  return make_multiply_plan(many ? Family::kPrefill : Family::kDecode, shape, format, device, wish);
+  if (device.wgmma && suits_prefill(shape)) {
+    return make_multiply_plan(Family::kPrefill, shape, format, device, wish);
+  }
+  if (shape.m > kMaxDecodeTokens) {  // decode would read the weights more than once
+    const MultiplyPlan plan = make_multiply_plan(Family::kPrefillMma, shape, format, device, wish);
+    if (plan.valid()) return plan;
+  }
+  return make_multiply_plan(Family::kDecode, shape, format, device, wish);
 }
 
 std::string to_string(const MultiplyPlan& plan) {
   if (plan.family == Family::kPrefill) return to_string(plan.prefill);
+  if (plan.family == Family::kPrefillMma) return to_string(plan.prefill_mma);
   std::string text = to_string(plan.decode);
   if (plan.launches > 1) text += fmt::format(", {} tokens at a time", kMaxDecodeTokens);
   if (plan.rest.valid) text += fmt::format("; the last {}: {}", plan.rest_tokens, to_string(plan.rest));

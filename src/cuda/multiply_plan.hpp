@@ -3,20 +3,26 @@
 
 #include "cuda/plan.hpp"
 #include "cuda/prefill/plan.hpp"
+#include "cuda/prefill_mma/plan.hpp"
 
 namespace flute::cuda {
 
-enum class Family { kDecode, kPrefill };
+enum class Family { kDecode, kPrefill, kPrefillMma };
 
-// Where there is no wgmma, more tokens than one decode launch takes go in several: kMaxDecodeTokens each, and the rest.
+// More tokens than one decode launch takes go in several: kMaxDecodeTokens each, and the rest.
 struct MultiplyPlan {
   Family family = Family::kDecode;
   int launches = 1;
   DecodePlan decode, rest;
   int rest_tokens = 0;
   PrefillPlan prefill;
+  PrefillMmaPlan prefill_mma;
 
-  bool valid() const { return family == Family::kPrefill ? prefill.valid : decode.valid; }
+  bool valid() const {
+    return family == Family::kPrefill      ? prefill.valid
+           : family == Family::kPrefillMma ? prefill_mma.valid
+                                           : decode.valid;
+  }
 };
 
 MultiplyPlan make_multiply_plan(const Shape& shape, const Format& format, const DeviceLimits& device,

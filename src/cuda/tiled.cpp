@@ -199,7 +199,7 @@ std::vector<Multiply> load_multiplies(const TiledMatrix& matrix) {
     multiplies.emplace_back(make_multiply_plan(matrix.layout.shape(m), format, limits), format);
     load_kernels(multiplies.back(), limits, matrix.device);
   }
-  if (limits.wgmma) load_prefill_kernels(format, limits, matrix.device);
+  load_prefill_kernels(format, limits, matrix.device);
   return multiplies;
 }
 

@@ -32,18 +32,19 @@ std::string wrong_in_launches(const MultiplyPlan& plan, const PlanCase& one) {
   return wrong;
 }
 
-/// Returns whether the case's plan is right, and prints what is not. Where a card has both families, measurements
-/// decide between them from 17 to kMaxDecodeTokens tokens; beyond, decode would read the weights more than once.
+/// Returns whether the case's plan is right, and prints what is not. Where a card has wgmma, measurements decide from
+/// 17 to kMaxDecodeTokens tokens; beyond, decode would read the weights more than once.
 bool right(const PlanCase& one) {
   const MultiplyPlan plan = make_multiply_plan(one.shape, one.format, one.card.limits);
-  const bool many = plan.family == Family::kPrefill;
+  const bool wgmma = one.card.limits.wgmma, few = plan.family == Family::kDecode;
   std::string wrong = plan.valid() ? "" : "none";
-  if (many && (!one.card.limits.wgmma || one.shape.m <= 16)) wrong = "prefill";
-  if (!many && one.card.limits.wgmma && one.shape.m > kMaxDecodeTokens) wrong = "decode";
-  if (wrong.empty() && many && !plan.prefill.valid) wrong = "no plan for many tokens";
-  if (wrong.empty() && many && plan.launches != 1) wrong = "launches";
-  if (wrong.empty() && !many) wrong = wrong_in_launches(plan, one);
-  if (wrong.empty() && !to_string(plan).starts_with(many ? "prefill: " : "decode: ")) wrong = "words";
+  if (few && one.shape.m > kMaxDecodeTokens) wrong = "decode";
+  if (plan.family == Family::kPrefill && (!wgmma || one.shape.m <= 16)) wrong = "prefill on wgmma";
+  if (plan.family == Family::kPrefillMma && (wgmma || one.shape.m <= kMaxDecodeTokens)) wrong = "prefill on mma";
+  if (wrong.empty() && !few && plan.launches != 1) wrong = "launches";
+  if (wrong.empty() && few) wrong = wrong_in_launches(plan, one);
+  const char* words = few ? "decode: " : plan.family == Family::kPrefill ? "prefill: " : "prefill on mma: ";
+  if (wrong.empty() && !to_string(plan).starts_with(words)) wrong = "words";
   EXPECT_EQ(wrong, "") << one.text(plan);
   return wrong.empty();
 }
@@ -53,7 +54,7 @@ TEST(MultiplyPlan, ModelShapesHaveARightPlanOnEveryCard) { for_model_shapes(kMos
 TEST(MultiplyPlan, RandomShapesHaveARightPlanOnEveryCard) { for_random_shapes(10000, kMostPlanTokens, right); }
 
 // The laboratory compares the families: each must be had for any number of tokens, where the card has it.
-TEST(MultiplyPlan, EitherFamilyCanBeAskedFor) {
+TEST(MultiplyPlan, EachFamilyCanBeAskedFor) {
   for_random_shapes(2000, kMostPlanTokens, [](const PlanCase& one) {
     const MultiplyPlan decode = make_multiply_plan(Family::kDecode, one.shape, one.format, one.card.limits);
     const MultiplyPlan prefill = make_multiply_plan(Family::kPrefill, one.shape, one.format, one.card.limits);
@@ -61,13 +62,18 @@ TEST(MultiplyPlan, EitherFamilyCanBeAskedFor) {
     EXPECT_EQ(wrong_in_launches(decode, one), "") << one.text(decode);
     EXPECT_EQ(prefill.family, Family::kPrefill);
     EXPECT_EQ(prefill.valid(), one.card.limits.wgmma) << one.text(prefill);
+    const MultiplyPlan mma = make_multiply_plan(Family::kPrefillMma, one.shape, one.format, one.card.limits);
+    EXPECT_EQ(mma.family, Family::kPrefillMma);
+    EXPECT_TRUE(mma.valid()) << one.text(mma);
     return !testing::Test::HasFailure();
   });
 }
 
-// `flute bench --plan` shows all of it: that tokens go in pieces, and what the last piece gets.
+// `lab plan` shows all of it: that tokens go in pieces, and what the last piece gets.
 TEST(MultiplyPlan, WordsNameEveryLaunch) {
-  const auto words = [](int m) { return to_string(make_multiply_plan({m, 4096, 4096}, {}, kCards[1].limits)); };
+  const auto words = [](int m) {
+    return to_string(make_multiply_plan(Family::kDecode, {m, 4096, 4096}, {}, kCards[1].limits));
+  };
   const std::string all = words(64) + ", 64 tokens at a time";
   EXPECT_EQ(words(128), all);
   EXPECT_EQ(words(131), all + "; the last 3: " + words(3));

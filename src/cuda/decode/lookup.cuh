@@ -29,6 +29,22 @@ __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float value) {
   return __float2bfloat16_rn(value);
 }
 
+// Two sums, rounded to T.
+template <typename T>
+__device__ inline uint32_t pair_of(float low, float high);
+template <>
+__device__ inline uint32_t pair_of<__half>(float low, float high) {
+  const __half2 v = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+template <>
+__device__ inline uint32_t pair_of<__nv_bfloat16>(float low, float high) {
+  const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&v);
+}
+
+__device__ inline float4 sum_of(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
+
 // pair * scales, rounded to T: the value every backend computes with.
 template <typename T>
 __device__ inline uint32_t scale_pair(uint32_t pair, uint32_t scales);

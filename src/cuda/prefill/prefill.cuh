@@ -15,22 +15,6 @@
 
 namespace flute::cuda {
 
-// Two sums, rounded to T.
-template <typename T>
-__device__ inline uint32_t pair_of(float low, float high);
-template <>
-__device__ inline uint32_t pair_of<__half>(float low, float high) {
-  const __half2 v = __floats2half2_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&v);
-}
-template <>
-__device__ inline uint32_t pair_of<__nv_bfloat16>(float low, float high) {
-  const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&v);
-}
-
-__device__ inline float4 sum_of(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }
-
 // A stage of the ring and the parity of its barriers in this round.
 struct Place {
   int stage = 0;

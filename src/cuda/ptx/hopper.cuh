@@ -102,11 +102,6 @@ __device__ inline void cluster_barrier() {
 // Orders this thread's accesses to shared memory before the copy engine's that follow.
 __device__ inline void fence_proxy_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// `threads` threads of the block meet at barrier `id` (0 is __syncthreads').
-__device__ inline void named_barrier(uint32_t id, uint32_t threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
 // As named_barrier, without waiting for the others.
 __device__ inline void named_barrier_arrive(uint32_t id, uint32_t threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");

@@ -86,6 +86,10 @@ __device__ inline float4 load_shared_floats(uint32_t address) {
   return make_float4(__uint_as_float(v.x), __uint_as_float(v.y), __uint_as_float(v.z), __uint_as_float(v.w));
 }
 
+__device__ inline void store_shared(uint32_t address, uint32_t v) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(v) : "memory");
+}
+
 __device__ inline void store_shared_4(uint32_t address, uint4 v) {
   asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w)
                : "memory");
@@ -104,6 +108,20 @@ __device__ inline uint4 load_matrices(uint32_t address) {
                : "r"(address)
                : "memory");
   return v;
+}
+
+// The transpose of an 8 x 8 matrix of 16-bit values, of which lane l holds values 2 (l % 4) and the next of row l / 4.
+__device__ inline uint32_t transpose_matrix(uint32_t pair) {
+  uint32_t v;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(v) : "r"(pair));
+  return v;
+}
+
+// --- threads ---
+
+// `threads` threads of the block meet at barrier `id` (0 is __syncthreads').
+__device__ inline void named_barrier(uint32_t id, uint32_t threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // --- arithmetic ---

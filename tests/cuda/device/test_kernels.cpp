@@ -54,5 +54,26 @@ TEST(Kernels, EveryPrefillTileHasOneOfItsOwn) {
   EXPECT_EQ(kernels.size(), tiles);
 }
 
+// As above, of prefill on mma.sync: a kernel serves all tiles whose warps have the same rows.
+TEST(Kernels, EveryTileOfPrefillOnMmaHasOne) {
+  std::set<const void*> kernels;
+  for (const int bits : {2, 3, 4}) {
+    for (const bool bf16 : {false, true}) {
+      for (const int group : {32, 64}) {
+        for (int tile = 1; tile <= kPrefillMmaTileCount; ++tile) {
+          const PlanWish wish = {.tile = tile};
+          const PlanCase one{{.m = 512, .n = 4096, .k = 4096}, {bits, group, bf16}, kCards[1], wish};
+          const MultiplyPlan plan =
+              make_multiply_plan(Family::kPrefillMma, one.shape, one.format, one.card.limits, wish);
+          const std::optional<Multiply> multiply = built(plan, one.format);
+          ASSERT_TRUE(multiply.has_value()) << one.text(plan);
+          kernels.insert(multiply->kernel);
+        }
+      }
+    }
+  }
+  EXPECT_EQ(kernels.size(), 3 * 2 * 2 * 3);  // bits, dtypes, scale groups, places of warps
+}
+
 }  // namespace
 }  // namespace flute::cuda

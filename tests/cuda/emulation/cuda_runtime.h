@@ -80,6 +80,10 @@ inline __nv_bfloat16 __float2bfloat16_rn(float value) {
   if (value != value) return {0x7fff};
   return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }
+inline __half2 __floats2half2_rn(float low, float high) { return {__float2half_rn(low), __float2half_rn(high)}; }
+inline __nv_bfloat162 __floats2bfloat162_rn(float low, float high) {
+  return {__float2bfloat16_rn(low), __float2bfloat16_rn(high)};
+}
 // A product of two fits into a float, so it is rounded once.
 inline __half2 __hmul2_rn(__half2 a, __half2 b) {
   return {__float2half_rn(float{a.x} * float{b.x}), __float2half_rn(float{a.y} * float{b.y})};

@@ -325,7 +325,8 @@ void run(const Launch& launch, const std::function<void()>& kernel) {
   if (bytes > cuda::kSharedMemory || bytes % kPiece != 0) throw std::runtime_error("shared memory of a block");
   blockDim = {static_cast<uint32_t>(launch.threads), 1, 1};
   gridDim = {static_cast<uint32_t>(launch.blocks), 1, 1};
-  for (int b = 0; b < launch.blocks; ++b) {
+  for (int i = 0; i < launch.blocks; ++i) {
+    const int b = launch.backwards ? launch.blocks - 1 - i : i;
     Block one;
     one.launch = &launch, one.kernel = &kernel;
     one.threads.resize(static_cast<size_t>(launch.threads));
@@ -334,7 +335,7 @@ void run(const Launch& launch, const std::function<void()>& kernel) {
     block = &one;
     blockIdx = {static_cast<uint32_t>(b), 0, 0};
     std::memset(shared_memory, kNothing, cuda::kSharedMemory);
-    for (int i = 0; i < launch.threads; ++i) prepare(i);
+    for (int thread = 0; thread < launch.threads; ++thread) prepare(thread);
     run_block();
     if (std::any_of(shared_memory + bytes, shared_memory + cuda::kSharedMemory,
                     [](uint8_t v) { return v != kNothing; })) {

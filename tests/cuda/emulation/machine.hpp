@@ -23,7 +23,7 @@ struct Launch {
   uint32_t shared_begin = 0;  ///< the address of the block's own shared memory: 1024 from compute capability 9.0 on
   int shared_bytes = 0;
   Copies copies = Copies::kAtOnce;
-  bool backwards = false;  ///< of threads that could all go on, the last one does
+  bool backwards = false;  ///< the last block runs first, and of threads that could all go on the last one goes on
   std::vector<Readable> readable;
 };
 

@@ -48,6 +48,17 @@ inline void store_shared_4(uint32_t address, uint4 v, int line = __builtin_LINE(
   std::memcpy(emulation::shared_out(address, sizeof(v), "store_shared_4", line), &v, sizeof(v));
 }
 
+inline void store_shared(uint32_t address, uint32_t v, int line = __builtin_LINE()) {
+  std::memcpy(emulation::shared_out(address, sizeof(v), "store_shared", line), &v, sizeof(v));
+}
+inline uint16_t load_shared_short(uint32_t address, int line = __builtin_LINE()) {
+  return load<uint16_t>(address, line);
+}
+inline float4 load_shared_floats(uint32_t address, int line = __builtin_LINE()) { return load<float4>(address, line); }
+inline void store_shared_floats(uint32_t address, float4 v, int line = __builtin_LINE()) {
+  std::memcpy(emulation::shared_out(address, sizeof(v), "store_shared_floats", line), &v, sizeof(v));
+}
+
 inline uint4 load_matrices(uint32_t address, int line = __builtin_LINE()) {
   struct Mine {
     const void* row;
@@ -66,6 +77,32 @@ inline uint4 load_matrices(uint32_t address, int line = __builtin_LINE()) {
   };
   emulation::warp_collective(&mine, execute, "load_matrices", line);
   return mine.result;
+}
+
+inline uint32_t transpose_matrix(uint32_t pair, int line = __builtin_LINE()) {
+  struct Mine {
+    uint32_t pair, result;
+  } mine{pair, 0};
+  const auto execute = [](emulation::Lanes lanes) {
+    uint16_t rows[8][8];
+    for (int lane = 0; lane < 32; ++lane) {
+      const uint32_t two = static_cast<const Mine*>(lanes[lane])->pair;
+      rows[lane / 4][lane % 4 * 2] = static_cast<uint16_t>(two);
+      rows[lane / 4][lane % 4 * 2 + 1] = static_cast<uint16_t>(two >> 16);
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+      const int row = lane / 4, column = lane % 4 * 2;
+      static_cast<Mine*>(lanes[lane])->result = rows[column][row] | uint32_t{rows[column + 1][row]} << 16;
+    }
+  };
+  emulation::warp_collective(&mine, execute, "transpose_matrix", line);
+  return mine.result;
+}
+
+// --- threads ---
+
+inline void named_barrier(int id, uint32_t threads, int line = __builtin_LINE()) {
+  emulation::block_barrier(id, static_cast<int>(threads), "named_barrier", line);
 }
 
 // --- arithmetic ---

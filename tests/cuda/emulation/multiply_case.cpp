@@ -1,7 +1,11 @@
-#include "cuda/emulation/decode_case.hpp"
+#include "cuda/emulation/multiply_case.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
 
+#include "cuda/emulation/cuda_runtime.h"
 #include "cuda/emulation/machine.hpp"
 
 namespace flute::cuda {
@@ -33,8 +37,8 @@ Operands make_operands(std::mt19937_64& random, const Draw& draw) {
     return values.rounded(std::uniform_real_distribution<double>(low, high)(random));
   };
   const Shape& shape = draw.shape;
-  const DecodePlan& plan = draw.plan;
   const int bits = draw.format.bits, n = shape.n, k = shape.k;
+  const int row_groups = (n + kGroupRows - 1) / kGroupRows, units = units_along_k(k);
   const int group = draw.format.group_size < 0 ? k : draw.format.group_size;
   Operands o;
   o.codebooks.resize(static_cast<size_t>(std::max(shape.segments, 1)) << bits);
@@ -44,22 +48,23 @@ Operands make_operands(std::mt19937_64& random, const Draw& draw) {
   const auto code_at = [&](int row, int at) {
     return row < n && at < k ? codes[static_cast<size_t>(row) * k + at] : 0;
   };
-  o.codes.resize(static_cast<size_t>(plan.row_groups) * plan.units * unit_bytes(bits) + kReadBeyond);
-  for (int unit = 0; unit < plan.row_groups * plan.units; ++unit) {
-    const int row = unit % plan.row_groups * kGroupRows, at = unit / plan.row_groups * kUnitK;
+  o.codes.resize(static_cast<size_t>(row_groups) * units * unit_bytes(bits) + kReadBeyond);
+  for (int unit = 0; unit < row_groups * units; ++unit) {
+    const int row = unit % row_groups * kGroupRows, at = unit / row_groups * kUnitK;
     for (int i = 0; i < 32 * bits; ++i) {
       const int lane = i / bits, word = i % bits;
       const uint32_t v = tiled_word(bits, lane, word, [&](int r, int c) { return code_at(row + r, at + c); });
       std::memcpy(&o.codes[static_cast<size_t>(unit) * unit_bytes(bits) + word_position(bits, lane, word) * 4], &v, 4);
     }
   }
-  o.scales.resize(static_cast<size_t>(plan.row_groups) * plan.groups * kScaleBytes + kReadBeyond);
+  o.scales.resize(static_cast<size_t>(row_groups) * tiled_groups(draw.format.group_size, k) * kScaleBytes +
+                  kReadBeyond);
   o.w.resize(codes.size());
   for (int row = 0, segment = 0; row < n; ++row) {
     while (segment + 1 < shape.segments && row >= shape.segment_row[segment + 1]) ++segment;
     for (int g = 0; g * group < k; ++g) {
       const uint16_t scale = uniform(0.5, 2);
-      const size_t at = (static_cast<size_t>(g) * plan.row_groups + row / kGroupRows) * kScaleBytes;
+      const size_t at = (static_cast<size_t>(g) * row_groups + row / kGroupRows) * kScaleBytes;
       std::memcpy(&o.scales[at + scale_position(row % kGroupRows) * 2], &scale, 2);
       for (int c = g * group; c < std::min(k, (g + 1) * group); ++c) {
         const uint16_t value = o.codebooks[(static_cast<size_t>(segment) << bits) + code_at(row, c)];
@@ -114,10 +119,31 @@ std::string wrong_in_y(const Draw& draw, const Operands& o, const std::vector<ui
 
 }  // namespace
 
-std::string wrong_in(std::mt19937_64& random, const Draw& draw, DecodeKernel kernel, int mode) {
+Draw draw_matrix(std::mt19937_64& random, int bits, bool bf16, int groups, int tokens_low, int tokens_high,
+                 int row_groups) {
+  constexpr int kGroupSizes[] = {64, 128, 256, -1};
+  const auto pick = [&](int low, int high) { return static_cast<int>(random_between(random, low, high)); };
+  Draw draw;
+  draw.format = {bits, groups == 2 ? 32 : kGroupSizes[pick(0, 3)], bf16};
+  Shape& shape = draw.shape;
+  shape.m = pick(tokens_low, tokens_high);
+  shape.n = pick(1, row_groups) * kGroupRows - (pick(0, 1) == 0 ? 0 : pick(0, kGroupRows - 1));
+  shape.k = 32 * pick(1, pick(0, 1) == 0 ? 8 : 40);
+  shape.segments = pick(0, kMaxSegments);
+  for (int s = 1; s <= shape.segments; ++s) {
+    shape.segment_row[s] =
+        s == shape.segments ? shape.n : kGroupRows * pick(shape.segment_row[s - 1] / kGroupRows, shape.n / kGroupRows);
+  }
+  draw.ldx = shape.k + 8 * pick(0, 3), draw.ldy = shape.n + pick(0, 5);
+  draw.bias = pick(0, 1) == 0;
+  return draw;
+}
+
+std::string wrong_in(std::mt19937_64& random, const Draw& draw, int blocks, int threads, int shared_bytes, int mode,
+                     const std::function<void(const MultiplyArguments&)>& kernel) {
   const Operands o = make_operands(random, draw);
   std::vector<uint16_t> y(2 * kGuard + static_cast<size_t>(draw.shape.m) * draw.ldy, kNan);
-  DecodeArguments arguments = {};
+  MultiplyArguments arguments = {};
   arguments.codes = o.codes.data();
   arguments.scales = o.scales.data();
   arguments.codebooks = o.codebooks.data();
@@ -127,12 +153,9 @@ std::string wrong_in(std::mt19937_64& random, const Draw& draw, DecodeKernel ker
   arguments.ldx = draw.ldx, arguments.ldy = draw.ldy;
   arguments.m = draw.shape.m, arguments.n = draw.shape.n, arguments.k = draw.shape.k;
   arguments.dependent_launch = true;
-  arguments.plan = draw.plan;
   emulation::Launch launch;
-  launch.blocks = draw.plan.deal.blocks;
-  launch.threads = 32 * draw.plan.warps();
+  launch.blocks = blocks, launch.threads = threads, launch.shared_bytes = shared_bytes;
   launch.shared_begin = (mode & 1) != 0 ? kTableAddress : 0;
-  launch.shared_bytes = draw.plan.shared_bytes;
   launch.copies = (mode & 2) != 0 ? emulation::Copies::kWhenAwaited : emulation::Copies::kAtOnce;
   launch.backwards = (mode & 4) != 0;
   launch.readable = {
@@ -143,28 +166,6 @@ std::string wrong_in(std::mt19937_64& random, const Draw& draw, DecodeKernel ker
     return error.what();
   }
   return wrong_in_y(draw, o, y);
-}
-
-void test_all(int bits, bool bf16, DecodeKernel (*select)(int, int, int, int)) {
-  auto random = fresh_random();
-  int mode = static_cast<int>(random_between(random, 0, 7));
-  for (const int tiles_m : {1, 2, 4, 8}) {
-    for (const int groups : {1, 2}) {
-      for (int rows = 1; rows <= max_rows(tiles_m); ++rows) {
-        for (int depth = 1; depth <= max_depth(bits, tiles_m, rows); ++depth) {
-          const Instance instance{bits, tiles_m, rows, depth, groups};
-          const DecodeKernel kernel = select(tiles_m, rows, depth, groups);
-          ASSERT_NE(kernel, nullptr) << instance.text();
-          for (const bool ones : {false, true}) {
-            Draw draw = draw_for(random, instance, bf16);
-            if (!draw.plan.valid) return;
-            draw.ones = ones;
-            ASSERT_EQ(wrong_in(random, draw, kernel, mode++), "") << draw.text() << ", mode " << (mode - 1) % 8;
-          }
-        }
-      }
-    }
-  }
 }
 
 }  // namespace flute::cuda

@@ -1,0 +1,5 @@
+#include "cuda/prefill_mma/instances.cuh"
+
+flute::cuda::PrefillMmaKernel flute::cuda::prefill_mma_bf16_3(int rows, int row_warps, int groups) {
+  return select_prefill_mma<__nv_bfloat16, 3>(rows, row_warps, groups);
+}

@@ -1,0 +1,5 @@
+#include "cuda/prefill_mma/instances.cuh"
+
+flute::cuda::PrefillMmaKernel flute::cuda::prefill_mma_fp16_2(int rows, int row_warps, int groups) {
+  return select_prefill_mma<__half, 2>(rows, row_warps, groups);
+}
