@@ -12,7 +12,7 @@ namespace {
 // its beginning and end the sooner, the more weights there are.
 bool suits_prefill(const Shape& shape) {
   const int64_t weights = static_cast<int64_t>(shape.n) * shape.k;
-  return shape.m > 64 || (shape.m > 32 && weights >= 700'000) || (shape.m > 16 && weights >= 14'000'000);
+  return shape.m > 64 || (shape.m > 32 && weights >= 700'000) || (shape.m > 16 && weights >= 30'000'000);
 }
 
 }  // namespace
