@@ -3,7 +3,7 @@
 
     merge.py *.json [--json merged.json]
 
-Rows are grouped by model and GPUs. Where a group has several unquantized runs (every session measures it anew), a row
+Rows are grouped by model and GPUs. Where a group has several unquantized runs (every series measures it anew), a row
 is compared with the last one before it, in the order given.
 """
 

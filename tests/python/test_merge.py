@@ -1,4 +1,4 @@
-"""bench/e2e/merge.py: rows of several sessions become one file and a table whose speed-ups are of the same session."""
+"""bench/e2e/merge.py: rows of several series become one file and a table whose speed-ups are of the same series."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def merged(tmp_path, *rows):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def test_each_row_is_compared_with_the_unquantized_one_of_its_session(tmp_path):
+def test_each_row_is_compared_with_the_unquantized_one_of_its_series(tmp_path):
     rows = [
         row("unquantized", {"1": 6.0, "16": 8.0}, 50.0),
         row("flute-4", {"1": 3.0}, 100.0),
