@@ -97,6 +97,8 @@ Tensor gemm_tiled(const Tensor& x, const Tensor& codes, const Tensor& scales, co
   args.x = given.const_data_ptr();
   args.y = y.mutable_data_ptr();
   args.stream = current_stream(device);
+  // In a model kernels of others stand between multiplies: behind those an early start costs 0.2 us and gains nothing.
+  args.flags = FLUTE_NO_DEPENDENT_LAUNCH;
   check(flute_tiled_gemm(&view, &args));
   return y;
 }
