@@ -86,7 +86,7 @@ def main():
                 config = flute.transformers.FluteConfig(bits, **FORMATS[bits])
                 model = transformers.AutoModelForCausalLM.from_pretrained(
                     folder, quantization_config=config, dtype=dtype, device_map=device, attn_implementation="eager"
-                )  # of some versions' others Gemma-2's soft-cap is missing
+                )  # with 5.17's default Gemma-2 is .02 % off
                 found = perplexity(model, windows)
                 away = found / expected - 1
                 bad += abs(away) > WITHIN[dtype]
