@@ -21,7 +21,7 @@ import sys
 BITS = (4, 3, 2)
 TARGETS = ("sm_90a", "sm_80")
 SMALLEST_M = {8: 1, 16: 9, 32: 17, 64: 33}  # of the kernels for up to so many tokens
-MOST_ROWS = 7  # row groups of a step (plan.hpp: max_rows)
+MOST_ROWS = 7  # row groups of a step (decode/plan.hpp: max_rows)
 # K whose steps have one unit and, where there is such a kernel, two. Both deal out evenly to 8, 12 and 16 warps.
 LENGTHS = (3072, 12288)
 LARGEST_LIBRARY = 30e6

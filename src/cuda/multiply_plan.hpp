@@ -1,7 +1,7 @@
 // Which family of kernels multiplies, and its plan: chosen from shape, format and device alone.
 #pragma once
 
-#include "cuda/plan.hpp"
+#include "cuda/decode/plan.hpp"
 #include "cuda/prefill/plan.hpp"
 #include "cuda/prefill_mma/plan.hpp"
 

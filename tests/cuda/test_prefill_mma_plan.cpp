@@ -1,4 +1,4 @@
-// As test_plan.cpp, for the plans of many tokens on cards without wgmma: a kernel believes them without looking.
+// As test_decode_plan.cpp, for the plans of many tokens on cards without wgmma: a kernel believes them without looking.
 #include "cuda/prefill_mma/plan.hpp"
 
 #include <gtest/gtest.h>

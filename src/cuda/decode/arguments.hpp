@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/arguments.hpp"
-#include "cuda/plan.hpp"
+#include "cuda/decode/plan.hpp"
 
 namespace flute::cuda {
 

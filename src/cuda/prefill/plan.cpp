@@ -7,8 +7,6 @@
 namespace flute::cuda {
 namespace {
 
-constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
 // Nanoseconds that a plan takes beyond what all take. The figures are what fits the times of an H100 best
 // (docs/kernel-notes.md).
 double nanoseconds(const PrefillPlan& plan) {

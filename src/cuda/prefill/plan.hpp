@@ -6,6 +6,7 @@
 #pragma once
 
 #include <iterator>
+#include <string>
 
 #include "cuda/plan.hpp"
 

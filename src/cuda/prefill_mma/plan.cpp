@@ -7,8 +7,6 @@
 namespace flute::cuda {
 namespace {
 
-constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
 // Nanoseconds that a plan takes: its blocks run in waves.
 double nanoseconds(const PrefillMmaPlan& plan, const DeviceLimits& device) {
   constexpr int kBeginAndEnd = 3500, kAddingUp = 800;  // as an H100 was seen to take (docs/kernel-notes.md)

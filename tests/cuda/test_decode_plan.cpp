@@ -1,6 +1,6 @@
 // A kernel believes its plan without looking: a wrong one computes an output twice or never, or writes where it must
 // not.
-#include "cuda/plan.hpp"
+#include "cuda/decode/plan.hpp"
 
 #include <gtest/gtest.h>
 
