@@ -12,6 +12,8 @@ from ._library import Error, Handle
 
 Array: TypeAlias = NDArray[Any]
 DTypeName: TypeAlias = Literal["fp32", "fp16", "bf16"]
+MOST_SEGMENTS = 4  # matrices stacked along N in one multiply
+SEGMENT_ROWS = 32  # each but the last has a multiple of
 EXPECTED_DTYPES = "float32, float16 or bfloat16 (of ml_dtypes)"
 
 

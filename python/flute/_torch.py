@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._arrays import BF16, Array, Element, float_array, group_count
+from ._arrays import BF16, MOST_SEGMENTS, SEGMENT_ROWS, Array, Element, float_array, group_count
 from ._library import Error
 from ._operator import Packed, Tiled, checked, gemm_packed, gemm_tiled, moved, stacked, weight_of
 from ._quantize import quantize
@@ -209,7 +209,7 @@ def stack(*layers: Linear) -> None:
     reason = why_not_stacked([(layer.quantized, layer.bias, layer._device) for layer in layers])
     if reason is not None:
         raise ValueError(f"stack: layers: {reason}")
-    dtypes = [dtype for layer in layers for dtype in layer._dtypes()]
+    dtypes = list(dict.fromkeys(dtype for layer in layers for dtype in layer._dtypes()))
     qs = stacked([layer.quantized for layer in layers], layers[0]._device, dtypes[0])
     for layer, q in zip(layers, qs, strict=True):
         for dtype in dtypes:
@@ -218,8 +218,8 @@ def stack(*layers: Linear) -> None:
 
 def why_not_stacked(parts: Sequence[tuple[QuantizedTensor, torch.Tensor | None, torch.device]]) -> str | None:
     """What is in the way of multiplying layers of these weights, biases and devices as one."""
-    if not 2 <= len(parts) <= 4:
-        return f"expected 2 to 4, found {len(parts)}"
+    if not 2 <= len(parts) <= MOST_SEGMENTS:
+        return f"expected 2 to {MOST_SEGMENTS}, found {len(parts)}"
     kinds = [(q.k, q.bits, q.group_size, str(device)) for q, _, device in parts]
     if len(set(kinds)) > 1:
         other = next(kind for kind in kinds if kind != kinds[0])
@@ -228,8 +228,9 @@ def why_not_stacked(parts: Sequence[tuple[QuantizedTensor, torch.Tensor | None, 
         return f"expected a CUDA device, found {parts[0][2]}"
     if any(bias is not None for _, bias, _ in parts):
         return "expected no bias, found one"
-    if any(q.n % 32 for q, _, _ in parts[:-1]):
-        return f"expected out_features of all but the last at multiples of 32, found {[q.n for q, _, _ in parts]}"
+    if any(q.n % SEGMENT_ROWS for q, _, _ in parts[:-1]):
+        found = [q.n for q, _, _ in parts]
+        return f"expected out_features of all but the last at multiples of {SEGMENT_ROWS}, found {found}"
     return None
 
 

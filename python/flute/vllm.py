@@ -27,7 +27,7 @@ from vllm.model_executor.parameter import (
     PerTensorScaleParameter,
 )
 
-from ._arrays import group_count
+from ._arrays import MOST_SEGMENTS, SEGMENT_ROWS, group_count
 from ._checkpoint import Checkpoint
 from ._library import Error
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 _METHOD = "flute"
 _CAPABILITY = 80  # of the oldest GPU that has kernels
 _BITS = (2, 3, 4)  # that they multiply
-_MOST_SEGMENTS = 4  # matrices stacked along N in one multiply
-_SEGMENT_ROWS = 32  # each but the last has a multiple of
 _SHARE_HEAD = ("gemma2",)  # models that vLLM has without an output head of their own
 _MOST_RANKS = 64  # sizes of tensor parallelism that a message suggests
 
@@ -195,18 +193,18 @@ class FluteLinearMethod(LinearMethodBase):
         )
 
     def _expect_rows_fit(self, rows: list[int], ranks: int) -> None:
-        if len(rows) > _MOST_SEGMENTS:
-            raise ValueError(f"flute: {self._name}: expected 1..{_MOST_SEGMENTS} layers stacked, found {len(rows)}")
-        if all(count % _SEGMENT_ROWS == 0 for count in rows[:-1]):
+        if len(rows) > MOST_SEGMENTS:
+            raise ValueError(f"flute: {self._name}: expected 1..{MOST_SEGMENTS} layers stacked, found {len(rows)}")
+        if all(count % SEGMENT_ROWS == 0 for count in rows[:-1]):
             return
         whole = [count * ranks for count in rows]
         fitting = [
             size
             for size in _divisors(whole[-1])
-            if all(count % size == 0 and count // size % _SEGMENT_ROWS == 0 for count in whole[:-1])
+            if all(count % size == 0 and count // size % SEGMENT_ROWS == 0 for count in whole[:-1])
         ]
         raise ValueError(
-            f"flute: {self._name}: {whole} output features on {ranks} GPUs: expected multiples of {_SEGMENT_ROWS} on "
+            f"flute: {self._name}: {whole} output features on {ranks} GPUs: expected multiples of {SEGMENT_ROWS} on "
             f"each but for the last, found {rows}; tensor parallel sizes that fit: {_listed(fitting)}"
         )
 

@@ -7,6 +7,7 @@
 #include "base/fail.hpp"
 #include "cuda/decode/decode.hpp"
 #include "cuda/device.hpp"
+#include "cuda/launch.hpp"
 #include "cuda/prefill/prefill.hpp"
 #include "cuda/prefill_mma/prefill_mma.hpp"
 
@@ -23,11 +24,6 @@ DecodeKernel decode_kernel(const void* kernel) { return reinterpret_cast<DecodeK
 PrefillKernel prefill_kernel(const void* kernel) { return reinterpret_cast<PrefillKernel>(const_cast<void*>(kernel)); }
 PrefillMmaKernel prefill_mma_kernel(const void* kernel) {
   return reinterpret_cast<PrefillMmaKernel>(const_cast<void*>(kernel));
-}
-
-void load(PrefillKernel kernel, const DeviceLimits& device) {
-  load(reinterpret_cast<const void*>(kernel));
-  check(prepare_prefill_kernel(kernel, device), "kernel");
 }
 
 /// The kernel, unless there is none.
@@ -65,15 +61,10 @@ void load_kernels(const Multiply& multiply, const DeviceLimits& device, int inde
   const std::lock_guard lock(mutex);
   for (const void* kernel : {multiply.kernel, multiply.rest_kernel}) {
     if (kernel == nullptr || loaded.count({index, kernel}) != 0) continue;
-    if (multiply.plan.family == Family::kPrefill) {
-      load(prefill_kernel(kernel), device);
-    } else if (multiply.plan.family == Family::kPrefillMma) {
-      load(kernel);
-      check(prepare_prefill_mma_kernel(prefill_mma_kernel(kernel), device), "kernel");
-    } else {
-      load(kernel);
-      check(prepare_decode_kernel(decode_kernel(kernel), device), "kernel");
-    }
+    load(kernel);
+    const bool is_prefill = multiply.plan.family == Family::kPrefill;
+    check(is_prefill ? prepare_prefill_kernel(prefill_kernel(kernel), device) : prepare_kernel(kernel, device),
+          "kernel");
     loaded.insert({index, kernel});
   }
 }

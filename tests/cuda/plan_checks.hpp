@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "cuda/plan.hpp"
+
 /// What the tests of all plans check with.
 namespace flute::cuda {
 
@@ -19,6 +21,12 @@ inline bool cover_once(std::vector<Range> ranges, int64_t begin, int64_t end) {
     begin = range.end;
   }
   return begin == end;
+}
+
+/// The row groups of a segment, of `all` in the matrix.
+inline Range row_groups_of(const Shape& shape, int segment, int all) {
+  if (shape.segments == 0) return {0, all};
+  return {shape.segment_row[segment] / kGroupRows, ceil_div(shape.segment_row[segment + 1], kGroupRows)};
 }
 
 /// Parts of a block's shared memory that are in use at the same time, in the 16-byte pieces that kernels copy.

@@ -21,9 +21,7 @@ std::string wrong_in_work(const DecodePlan& plan, const PlanCase& one) {
   int blocks = 0;
   for (int s = 0; s < plan.deal.segments; ++s) {
     const RowShare& share = plan.deal.share[s];
-    const int begin = one.shape.segments == 0 ? 0 : one.shape.segment_row[s] / kGroupRows;
-    const int end =
-        one.shape.segments == 0 ? plan.row_groups : (one.shape.segment_row[s + 1] + kGroupRows - 1) / kGroupRows;
+    const Range expected = row_groups_of(one.shape, s, plan.row_groups);
     std::vector<Range> of_segment;
     for (int block = 0; block < share.blocks; ++block) {
       const int first = share.first + share_begin(share.each, share.longer, block);
@@ -36,7 +34,7 @@ std::string wrong_in_work(const DecodePlan& plan, const PlanCase& one) {
         if (mine > 0) of_segment.push_back({at, at + mine});
       }
     }
-    if (!cover_once(of_segment, begin, end)) return "row groups of a segment";
+    if (!cover_once(of_segment, expected.begin, expected.end)) return "row groups of a segment";
     blocks += share.blocks;
   }
   if (blocks != plan.deal.blocks) return "blocks";

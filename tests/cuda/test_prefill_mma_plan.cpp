@@ -72,9 +72,7 @@ std::string wrong_in_work(const PrefillMmaPlan& plan, const PlanCase& one) {
   int blocks = 0;
   for (int s = 0; s < plan.deal.segments; ++s) {
     const RowShare& share = plan.deal.share[s];
-    const int begin = one.shape.segments == 0 ? 0 : one.shape.segment_row[s] / kGroupRows;
-    const int end =
-        one.shape.segments == 0 ? plan.row_groups : (one.shape.segment_row[s + 1] + kGroupRows - 1) / kGroupRows;
+    const Range expected = row_groups_of(one.shape, s, plan.row_groups);
     std::vector<Range> rows;
     for (int i = 0; i < share.blocks; ++i) {
       const int first = share.first + share_begin(share.each, share.longer, i);
@@ -82,7 +80,7 @@ std::string wrong_in_work(const PrefillMmaPlan& plan, const PlanCase& one) {
       if (count > plan.shape.row_groups()) return "more rows than the warps have";
       rows.push_back({first, first + count});
     }
-    if (!cover_once(rows, begin, end)) return "row groups of a segment";
+    if (!cover_once(rows, expected.begin, expected.end)) return "row groups of a segment";
     blocks += share.blocks;
   }
   return blocks == plan.deal.blocks ? "" : "blocks";

@@ -1,6 +1,7 @@
 #include "cuda/decode/decode.hpp"
 
 #include "cuda/decode/instances.hpp"
+#include "cuda/launch.hpp"
 
 namespace flute::cuda {
 
@@ -16,26 +17,8 @@ DecodeKernel find_decode_kernel(const DecodePlan& plan, const Format& format) {
   return nullptr;
 }
 
-cudaError_t prepare_decode_kernel(DecodeKernel kernel, const DeviceLimits& device) {
-  const auto function = reinterpret_cast<const void*>(kernel);
-  const cudaError_t error =
-      cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_per_block);
-  if (error != cudaSuccess) return error;
-  return cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-}
-
 cudaError_t launch_decode(DecodeKernel kernel, const DecodeArguments& arguments, cudaStream_t stream) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = static_cast<unsigned>(arguments.plan.deal.blocks);
-  config.blockDim = static_cast<unsigned>(32 * arguments.plan.warps());
-  config.dynamicSmemBytes = static_cast<size_t>(arguments.plan.shared_bytes);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = arguments.dependent_launch ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, arguments);
+  return launch_kernel(kernel, arguments, arguments.plan.deal.blocks, arguments.plan.warps(), stream);
 }
 
 }  // namespace flute::cuda

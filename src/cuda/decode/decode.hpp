@@ -12,9 +12,6 @@ using DecodeKernel = void (*)(DecodeArguments);
 // The kernel that a plan needs, or null where none is built.
 DecodeKernel find_decode_kernel(const DecodePlan& plan, const Format& format);
 
-// Loads a kernel and raises its limit of shared memory: once per kernel and device, ahead of any launch or capture.
-cudaError_t prepare_decode_kernel(DecodeKernel kernel, const DeviceLimits& device);
-
 cudaError_t launch_decode(DecodeKernel kernel, const DecodeArguments& arguments, cudaStream_t stream);
 
 }  // namespace flute::cuda

@@ -1,5 +1,6 @@
 #include "cuda/prefill_mma/prefill_mma.hpp"
 
+#include "cuda/launch.hpp"
 #include "cuda/prefill_mma/instances.hpp"
 
 namespace flute::cuda {
@@ -14,26 +15,8 @@ PrefillMmaKernel find_prefill_mma_kernel(int tile, const Format& format) {
   return nullptr;
 }
 
-cudaError_t prepare_prefill_mma_kernel(PrefillMmaKernel kernel, const DeviceLimits& device) {
-  const auto function = reinterpret_cast<const void*>(kernel);
-  const cudaError_t error =
-      cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_per_block);
-  if (error != cudaSuccess) return error;
-  return cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
-}
-
 cudaError_t launch_prefill_mma(PrefillMmaKernel kernel, const PrefillMmaArguments& arguments, cudaStream_t stream) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = static_cast<unsigned>(arguments.plan.blocks());
-  config.blockDim = static_cast<unsigned>(32 * arguments.plan.shape.warps());
-  config.dynamicSmemBytes = static_cast<size_t>(arguments.plan.shared_bytes);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = arguments.dependent_launch ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, arguments);
+  return launch_kernel(kernel, arguments, arguments.plan.blocks(), arguments.plan.shape.warps(), stream);
 }
 
 }  // namespace flute::cuda

@@ -12,9 +12,6 @@ using PrefillMmaKernel = void (*)(PrefillMmaArguments);
 // The kernel for a tile and a format, or null where none is built.
 PrefillMmaKernel find_prefill_mma_kernel(int tile, const Format& format);
 
-// Loads a kernel and raises its limit of shared memory: once per kernel and device, ahead of any launch or capture.
-cudaError_t prepare_prefill_mma_kernel(PrefillMmaKernel kernel, const DeviceLimits& device);
-
 cudaError_t launch_prefill_mma(PrefillMmaKernel kernel, const PrefillMmaArguments& arguments, cudaStream_t stream);
 
 }  // namespace flute::cuda

@@ -154,10 +154,10 @@ __device__ inline void wgmma_wait() {
   FLUTE_NUMBERS_16 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
 #define FLUTE_NUMBERS_48 \
   FLUTE_NUMBERS_32 ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define FLUTE_NUMBERS_80                                                                                             \
-  FLUTE_NUMBERS_48                                                                                                   \
-  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, " \
-  "%86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define FLUTE_NUMBERS_64 \
+  FLUTE_NUMBERS_48 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
+#define FLUTE_NUMBERS_80 \
+  FLUTE_NUMBERS_64 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define FLUTE_NUMBERS_112                                                                                            \
   FLUTE_NUMBERS_80                                                                                                   \
   ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, " \
@@ -188,9 +188,8 @@ __device__ inline void wgmma(float4 (&d)[kSums], const uint32_t (&a)[4], uint64_
                  FLUTE_SUMS(12))
   FLUTE_WGMMA_OF(136, FLUTE_NUMBERS_48 ", %64, %65, %66, %67", "{%68, %69, %70, %71}, %72", FLUTE_SUMS(0),
                  FLUTE_SUMS(4), FLUTE_SUMS(8), FLUTE_SUMS(12), FLUTE_SUM(16))
-  FLUTE_WGMMA_OF(
-      160, FLUTE_NUMBERS_48 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79",
-      "{%80, %81, %82, %83}, %84", FLUTE_SUMS(0), FLUTE_SUMS(4), FLUTE_SUMS(8), FLUTE_SUMS(12), FLUTE_SUMS(16))
+  FLUTE_WGMMA_OF(160, FLUTE_NUMBERS_64, "{%80, %81, %82, %83}, %84", FLUTE_SUMS(0), FLUTE_SUMS(4), FLUTE_SUMS(8),
+                 FLUTE_SUMS(12), FLUTE_SUMS(16))
   FLUTE_WGMMA_OF(192, FLUTE_NUMBERS_80, "{%96, %97, %98, %99}, %100", FLUTE_SUMS(0), FLUTE_SUMS(4), FLUTE_SUMS(8),
                  FLUTE_SUMS(12), FLUTE_SUMS(16), FLUTE_SUMS(20))
   FLUTE_WGMMA_OF(256, FLUTE_NUMBERS_112, "{%128, %129, %130, %131}, %132", FLUTE_SUMS(0), FLUTE_SUMS(4), FLUTE_SUMS(8),
@@ -202,6 +201,7 @@ __device__ inline void wgmma(float4 (&d)[kSums], const uint32_t (&a)[4], uint64_
 #undef FLUTE_SUM
 #undef FLUTE_NUMBERS_112
 #undef FLUTE_NUMBERS_80
+#undef FLUTE_NUMBERS_64
 #undef FLUTE_NUMBERS_48
 #undef FLUTE_NUMBERS_32
 #undef FLUTE_NUMBERS_16
