@@ -57,6 +57,7 @@ PrefillPlan make_prefill_plan(const Shape& shape, const Format& format, const De
       plan.tile = index, plan.split = split;
       plan.units_each = plan.units / split, plan.units_longer = plan.units % split;
       plan.token_tiles = ceil_div(shape.m, tile.tokens);
+      plan.stripe = std::min(plan.token_tiles, wish.stripe != 0 ? wish.stripe : std::max(1, kStripeTokens / tile.tokens));
       plan.row_groups = ceil_div(shape.n, kGroupRows);
       plan.group_shift = group_shift_of(format.group_size);
       plan.table_rounds = ceil_div(table_bytes(format.bits) / kTableStride / 4, 4 * tile.warpgroups());
@@ -65,6 +66,7 @@ PrefillPlan make_prefill_plan(const Shape& shape, const Format& format, const De
       // As few tiles as the rows take, or as many more as there is room for.
       for (const int rooms : {1, std::max(1, room / plan.token_tiles)}) {
         plan.deal = deal_rows(shape, rooms, tile.row_groups());
+        plan.stripe_tiles = plan.stripe * plan.deal.blocks;
         plan.whole_tiles = split > 1 ? plan.tiles() / (room * split) * room * split : 0;
         plan.clusters = plan.whole_tiles > 0 ? room : std::min(plan.tiles(), room);
         const double cost = nanoseconds(plan);

@@ -46,6 +46,7 @@ struct PrefillPlan {
   int whole_tiles = 0;  // that one block does each; of the others a cluster's blocks share out K
   RowDeal deal;         // row tiles
   int token_tiles = 1;
+  int stripe = 1, stripe_tiles = 0;      // token tiles side by side before the next rows; tiles of a stripe of all rows
   int row_groups = 0, units = 0, group_shift = 0;
   int units_each = 0, units_longer = 0;  // of a cluster's block, the first `longer` have one more
   int table_rounds = 0;                  // of building the table, a warp doing four entries in each
@@ -70,6 +71,10 @@ FLUTE_HOST_DEVICE constexpr int scales_in_stage(int bits, const PrefillTile& til
 FLUTE_HOST_DEVICE constexpr int prefill_stage_bytes(int bits, const PrefillTile& tile, int groups) {
   return (scales_in_stage(bits, tile) + groups * tile.row_groups() * kScaleBytes + 1023) / 1024 * 1024;
 }
+
+// Tokens of the tiles side by side that go before the next rows: their activations (K x 2 KB) stay in L2 while all rows
+// pass, and rows x tokens that all multiprocessors have at a time are about as many bytes of either.
+constexpr int kStripeTokens = 1024;
 
 // Warps that fetch.
 constexpr int kFetchingWarps = 3;

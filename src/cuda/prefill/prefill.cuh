@@ -51,6 +51,7 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
   // In a cluster, addresses of a block's own shared memory carry its rank in their high bits.
   const uint32_t shared_begin = ptx::shared_address(shared_memory), own = shared_begin & ~0xffffffu;
   if (shared_begin - own > kTableAddress) __trap();
+  if (threadIdx.x == 32 * kWarps) ptx::prefetch_tensor_map(&x_map);
   if (args.dependent_launch) ptx::let_next_kernel_start();
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
   const uint32_t lane = threadIdx.x % 32;
@@ -82,8 +83,11 @@ __global__ void __launch_bounds__(kPrefillTiles[kTile].threads(), 1)
   };
   const auto tile_at = [&](int index) {
     int row_tile = index, token = 0, segment = 0;
-    if (plan.token_tiles > 1)
-      row_tile = index / plan.token_tiles, token = (index - row_tile * plan.token_tiles) * kTokens;
+    if (plan.token_tiles > 1) {
+      const int stripe = index / plan.stripe_tiles, first = stripe * plan.stripe;
+      const int width = min(plan.stripe, plan.token_tiles - first), left = index - stripe * plan.stripe_tiles;
+      row_tile = left / width, token = (first + left - row_tile * width) * kTokens;
+    }
     if (plan.deal.segments > 1) {
 #pragma unroll 1
       while (segment + 1 < plan.deal.segments && row_tile >= plan.deal.share[segment].blocks) {

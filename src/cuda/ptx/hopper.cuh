@@ -64,6 +64,11 @@ __device__ inline void copy_tensor(uint32_t shared, const void* map, int x, int 
       : "memory");
 }
 
+// Has the copy engine read a tensor map (a kernel's parameter) before the first copy needs it.
+__device__ inline void prefetch_tensor_map(const void* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
 // --- clusters ---
 
 __device__ inline uint32_t cluster_rank() {
