@@ -75,27 +75,20 @@ struct Tensors {
   }
 };
 
-/// The first two blocks of one of the models above, `narrow`: half as wide, too, which predicts nothing but is as good
-/// as any where bytes are compared. With sanitizers a whole model takes minutes.
-inline void write_part(const Path& source, const Path& target, bool narrow) {
-  Json config = config_of(source);
+/// The first two blocks of the Llama model, half as wide, with its tokenizer: it predicts nothing, but is as good as
+/// the whole where bytes are compared, and with sanitizers that takes minutes.
+inline void write_half(const Path& target) {
+  Json config = config_of(kLlama);
   const int64_t vocab = config["vocab_size"];
-  config["num_hidden_layers"] = 2;
-  if (config.contains("layer_types")) {
-    Json& types = config["layer_types"];
-    types.erase(types.begin() + 2, types.end());
+  for (const char* key :
+       {"num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"}) {
+    config[key] = config[key].get<int64_t>() / 2;
   }
-  if (narrow) {
-    for (const char* key : {"hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"}) {
-      config[key] = config[key].get<int64_t>() / 2;
-    }
-  }
-  Tensors tensors(source);
+  Tensors tensors(kLlama);
   std::erase_if(tensors.all, [](const auto& entry) {
     return entry.first.starts_with("model.layers.2.") || entry.first.starts_with("model.layers.3.");
   });
   for (auto& entry : tensors.all) {
-    if (!narrow) break;
     Tensors::Tensor& tensor = entry.second;
     const int64_t columns = tensor.shape.back() / 2;
     if (tensor.shape.size() > 1 && tensor.shape[0] != vocab) tensor.shape[0] /= 2;
@@ -107,7 +100,7 @@ inline void write_part(const Path& source, const Path& target, bool narrow) {
     tensor.shape.back() = columns;
   }
   tensors.write(target, config);
-  std::filesystem::copy(source / "tokenizer.json", target);
+  std::filesystem::copy(kLlama / "tokenizer.json", target);
 }
 
 }  // namespace flute::model
