@@ -2,19 +2,22 @@
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from ._arrays import Array
-from ._checkpoint import Checkpoint
 from ._library import Error
 from ._packing import pack_codes
+from ._tensor import QuantizedTensor
 from ._tune_layer import RoundedLinear, TunedLinear
 
 Windows = list[torch.Tensor]
@@ -40,20 +43,26 @@ class Measured(NamedTuple):
 
 
 class TunedModel:
-    """The original model, with TunedLinear in the place of the layers that are quantized."""
+    """The original model, with TunedLinear in the place of the layers that are quantized.
 
-    def __init__(
-        self, layers: Checkpoint, original: Path, device: "str | torch.device", dtype: torch.dtype, method: str
-    ) -> None:
-        self.model = _load(original, dtype).eval().requires_grad_(False).to(device)
-        self.device, self.rounds = device, method == "nfl"
+    recompute: keep only what goes into each block for the backward pass, and compute the rest of it again.
+    """
+
+    def __init__(self, layers: Mapping[str, QuantizedTensor], model: Any, method: str, recompute: bool) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.device, self.rounds = model.device, method == "nfl"
+        if recompute:
+            block: Any
+            for block in model.modules():
+                if isinstance(block, GradientCheckpointingLayer):
+                    block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         self.layers: dict[str, TunedLinear] = {}
         modules = dict(self.model.named_modules())
         for name, q in layers.items():
             linear: Any = modules.get(name)
             if type(linear) is not torch.nn.Linear:
                 found = "none" if linear is None else type(linear).__name__
-                raise Error(f"tune: {name}: expected a linear layer in {original}, found {found}", "format")
+                raise Error(f"tune: {name}: expected a linear layer in the original model, found {found}", "format")
             expected = (linear.out_features, linear.in_features)
             if q.shape != expected:
                 raise Error(f"tune: {name}: expected shape {list(expected)}, found {list(q.shape)}", "format")
@@ -126,8 +135,8 @@ class TunedModel:
         return logits.flatten(0, -2).float().log_softmax(-1)
 
 
-def _load(original: Path, dtype: torch.dtype) -> Any:
-    """The model. flute.Error of kind "format"."""
+def load(original: Path, dtype: torch.dtype) -> Any:
+    """The model, on the CPU. flute.Error of kind "format"."""
     with _quiet():
         try:
             model, info = AutoModelForCausalLM.from_pretrained(

@@ -72,6 +72,7 @@ def tune(
     seed: SupportsIndex = 0,
     dtype: str = "fp32",
     device: "str | torch.device" = "cpu",
+    recompute: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Writes `quantized` to `target` with other scales and tables: those with which the model's next-token
@@ -93,6 +94,7 @@ def tune(
         with the same PyTorch, writes the same bytes.
     dtype: "fp32" or "bf16", what the model computes in. Scales and tables are trained in float32 either way.
     device: what PyTorch calls one.
+    recompute: keep less of the forward pass in memory and compute it again in the backward pass, which takes longer.
     progress: called as it goes with "before", "tune" or "after", how many of how many windows ("before" and "after",
         which measure) or steps ("tune") are done, and the divergence: the mean so far, or the step's loss.
 
@@ -118,9 +120,8 @@ def tune(
 
     torch, parts = _needed()
     _check_device(torch, device)
-    model: TunedModel = parts.TunedModel(
-        layers, origin, device, torch.float32 if dtype == "fp32" else torch.bfloat16, method
-    )
+    loaded = parts.load(origin, torch.float32 if dtype == "fp32" else torch.bfloat16).to(device)
+    model: TunedModel = parts.TunedModel(layers, loaded, method, recompute)
 
     def windows_of(path: Path, content: str, least: int) -> "Windows":
         result: Windows = parts.windows_of(content, origin, window, model.model.config)
@@ -293,6 +294,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", default=0, help="gives the order of the windows (default: 0)", **number)
     parser.add_argument("--dtype", choices=_DTYPES, default="fp32", help="what the model computes in (default: fp32)")
     parser.add_argument("--device", default="cpu", help="as PyTorch names it (default: cpu)")
+    parser.add_argument(
+        "--recompute",
+        action="store_true",
+        help="keep less in memory: of each block only what goes into it, the rest is computed again",
+    )
     parser.add_argument("--threads", help="threads to use (default: what PyTorch takes)", **number)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     return parser

@@ -147,6 +147,14 @@ def every_form(folder, rng):
 
 
 @needs_pytorch
+def test_what_is_computed_again_is_the_same(small, tmp_path):
+    for recompute in (False, True):
+        tune(*small, tmp_path / str(recompute), **QUICK, recompute=recompute)
+    stored = [(tmp_path / str(recompute) / "model.safetensors").read_bytes() for recompute in (False, True)]
+    assert stored[0] == stored[1]
+
+
+@needs_pytorch
 @pytest.mark.parametrize("group_size", [64, -1])
 def test_all_that_the_format_allows(program, tiny, group_size, held_out, tmp_path):
     """K = 96 has a short last group of 64."""
