@@ -230,8 +230,8 @@ def _expect_no_adapters_of(head: str) -> None:
     name = head.rpartition(".")[2]
     if adapters and (adapters.target_modules is None or name in adapters.target_modules):
         raise ValueError(
-            f"flute: {head}: expected a head that is not quantized, which vLLM's LoRA needs, found a quantized one; name "
-            "the layers that have adapters (--lora-target-modules), or quantize without --include lm_head"
+            f"flute: {head}: expected a head that is not quantized, which vLLM's LoRA needs, found a quantized one; "
+            "name the layers that have adapters (--lora-target-modules), or quantize without --include lm_head"
         )
 
 
