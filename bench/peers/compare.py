@@ -8,7 +8,6 @@ import argparse
 import datetime
 import importlib.metadata
 import json
-import math
 import os
 import pathlib
 import shlex
@@ -19,6 +18,7 @@ import contestants
 import flute_library
 import torch
 from measure import DEVICE, REPETITIONS, DenseWeights, QuantizedWeights, relative_error, time_launches
+from table import tables
 
 LLAMA = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)]
 LLAMA += [(10240, 8192), (8192, 8192), (57344, 8192), (8192, 28672)]
@@ -128,34 +128,6 @@ class Comparison:
         print(f"failed: {text}", file=sys.stderr)
 
 
-def geomean(values):
-    return math.exp(sum(map(math.log, values)) / len(values))
-
-
-def print_tables(rows, tokens):
-    cublas = {(r["n"], r["k"], r["m"]): r["us"] for r in rows if r["bits"] == 16}
-    formats = dict.fromkeys((r["bits"], r["group"]) for r in rows if r["bits"] != 16)
-    for bits, group in formats:
-        times = {}  # {peer: {(n, k, m): us}}
-        for r in rows:
-            if (r["bits"], r["group"]) == (bits, group):
-                times.setdefault(r["peer"], {})[r["n"], r["k"], r["m"]] = r["us"]
-        print(f"\n{bits} bits, group {group}: speed-up over cuBLAS fp16, geometric mean over the shapes")
-        print(f"{'M':20}" + "".join(f"{m:8}" for m in tokens))
-        for peer, own in times.items():
-            means = {m: [cublas[case] / us for case, us in own.items() if case[2] == m] for m in tokens}
-            print(f"{peer:20}" + "".join(f"{geomean(means[m]):8.2f}" if means[m] else 8 * " " for m in tokens))
-        flute = times.get("FLUTE", {})
-        rivals = {peer: own for peer, own in times.items() if not peer.startswith("FLUTE")} | {"cuBLAS": cublas}
-        print("FLUTE's time / another's, the largest:")
-        for m in tokens:
-            worst = []
-            for peer, own in rivals.items():
-                ratios = [(us / own[case], *case) for case, us in flute.items() if case[2] == m and case in own]
-                worst += [f"{peer} {ratio:.2f} ({n} x {k})" for ratio, n, k, _ in sorted(ratios)[-1:]]
-            print(f"  M = {m:<4}" + "   ".join(worst))
-
-
 def text_of(*command):
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
@@ -201,7 +173,7 @@ def main():
     if arguments.out:
         lines = ",\n".join("  " + json.dumps(row) for row in comparison.rows)
         arguments.out.write_text(json.dumps(result, indent=1)[:-2] + ',\n "rows": [\n' + lines + "\n ]\n}\n")
-    print_tables(comparison.rows, arguments.tokens)
+    print(tables(comparison.rows))
     return 1 if any(failure.startswith("FLUTE") for failure in comparison.failures) else 0
 
 
