@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draws a result file of the GPU lab: plot.py [RESULTS.json] [--peers PEERS.json]
+"""Draws a result file of the GPU lab: plot.py [RESULTS.json] [--peers PEERS.json ...]
 
 docs/images/decode-speedup.svg   speed-up over cuBLAS fp16 against M, a line for each format and its floor dashed, and
                                  other libraries
@@ -347,17 +347,17 @@ def replace_table(page, name, table):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=pathlib.Path, nargs="?", default=ROOT / "bench/results/kernels-h100.json")
-    parser.add_argument("--peers", type=pathlib.Path, help="times of other libraries, of bench/peers/compare.py")
+    parser.add_argument(
+        "--peers", type=pathlib.Path, nargs="+", help="times of other libraries, of bench/peers/compare.py"
+    )
     parser.add_argument("--out", type=pathlib.Path, help="folder for the plots instead; README.md stays as it is")
     parser.add_argument("--page", type=pathlib.Path, help="page whose table is to be replaced")
     options = parser.parse_args()
     data = json.loads(options.results.read_text(encoding="utf-8"))
-    peers = []
     cases = read_cases(data)
-    if options.peers is None and (ROOT / "bench/results/peers-h100.json").exists():
-        options.peers = ROOT / "bench/results/peers-h100.json"
-    if options.peers:
-        peers = peer_lines(json.loads(options.peers.read_text(encoding="utf-8"))["rows"])
+    # Each file's times are of a run of its own, and so is what they are compared with.
+    files = options.peers or sorted((ROOT / "bench/results").glob("peers-*.json"))
+    peers = [line for path in files for line in peer_lines(json.loads(path.read_text(encoding="utf-8"))["rows"])]
     out = options.out or ROOT / "docs/images"
     many = any(m > MOST_FEW for _, _, m in cases)
     draw_few(data, cases, peers, out / "decode-speedup.svg")

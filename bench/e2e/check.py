@@ -3,6 +3,7 @@
 
     check.py reference small-4-bit text.txt --program build/flute --json reference.json     on the CPU
     check.py compare small-4-bit reference.json [--eager] [--tensor-parallel 2]             on GPUs, in vLLM
+    check.py compare small-4-bit merged.json --lora small-lora                              adapter.py made both
 
 A continuation may part from the reference where the two best tokens are nearly as probable: there vLLM's own log
 probabilities of the two must differ by at most GAP, and the reference's token must be one of the two. Perplexities must
@@ -60,12 +61,13 @@ def reference(args):
     print(f"{len(greedy)} prompts, {len(windows)} windows, perplexity {found['perplexity']:.4f}")
 
 
-def compare_greedy(llm, expected):
+def compare_greedy(llm, expected, lora):
     """Whether every continuation is the expected one, or parts from it where two tokens are as good."""
     from vllm import SamplingParams
 
     sampling = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, logprobs=5, detokenize=False)
-    outputs = llm.generate([{"prompt_token_ids": one["prompt"]} for one in expected], sampling, use_tqdm=False)
+    prompts = [{"prompt_token_ids": one["prompt"]} for one in expected]
+    outputs = llm.generate(prompts, sampling, use_tqdm=False, lora_request=lora)
     equal, right = 0, True
     for number, (output, one) in enumerate(zip(outputs, expected, strict=True)):
         found, steps = list(output.outputs[0].token_ids), output.outputs[0].logprobs
@@ -84,11 +86,12 @@ def compare_greedy(llm, expected):
     return right
 
 
-def compare_perplexity(llm, windows, expected):
+def compare_perplexity(llm, windows, expected, lora):
     from vllm import SamplingParams
 
     sampling = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-    outputs = llm.generate([{"prompt_token_ids": window} for window in windows], sampling, use_tqdm=False)
+    prompts = [{"prompt_token_ids": window} for window in windows]
+    outputs = llm.generate(prompts, sampling, use_tqdm=False, lora_request=lora)
     values = [
         step[token].logprob
         for output, window in zip(outputs, windows, strict=True)
@@ -103,7 +106,13 @@ def compare(args):
     if args.in_process:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     import vllm
+    from vllm.lora.request import LoRARequest
 
+    lora, options = None, {}
+    if args.lora:
+        lora = LoRARequest("adapter", 1, str(args.lora))
+        rank = json.loads((args.lora / "adapter_config.json").read_text())["r"]
+        options = {"enable_lora": True, "max_lora_rank": rank}
     given = json.loads(args.reference.read_text())
     llm = vllm.LLM(
         str(args.model),
@@ -117,9 +126,10 @@ def compare(args):
         gpu_memory_utilization=0.05,
         kv_cache_memory_bytes=1 << 30,
         seed=0,
+        **options,
     )
-    right = compare_greedy(llm, given["greedy"])
-    right &= compare_perplexity(llm, given["windows"], given["perplexity"])
+    right = compare_greedy(llm, given["greedy"], lora)
+    right &= compare_perplexity(llm, given["windows"], given["perplexity"], lora)
     sys.exit(0 if right else 1)
 
 
@@ -139,6 +149,7 @@ def main():
     compared.add_argument("--eager", action="store_true", help="no torch.compile, no CUDA graphs")
     compared.add_argument("--in-process", action="store_true", help="the engine in this process")
     compared.add_argument("--tensor-parallel", type=int, default=1)
+    compared.add_argument("--lora", type=pathlib.Path, help="adapter to answer with")
     compared.set_defaults(run=compare)
     args = parser.parse_args()
     args.run(args)

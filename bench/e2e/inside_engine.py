@@ -22,6 +22,11 @@ def weight_bytes(model):
     return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
+def most_memory(model):
+    """Bytes that PyTorch held at most on this GPU."""
+    return torch.cuda.max_memory_reserved()
+
+
 def randomize(model):
     """Random bits into every large integer weight, and tables and scales of ordinary size beside FLUTE's, in place.
 
@@ -51,7 +56,23 @@ def start_profiler(model):
 
 
 def stop_profiler(model):
-    """[(kernel, calls, microseconds in all)] since the start, those that took longest first."""
+    """Since the start: microseconds that the GPU was busy, and {kernel: (calls, microseconds in all)}."""
     _profiler.stop()
-    events = sorted(_profiler.key_averages(), key=lambda event: -event.device_time_total)
-    return [(event.key, event.count, event.device_time_total) for event in events if event.device_time_total > 0]
+    kernels, spans = {}, []
+    for event in _profiler.events():
+        if event.device_type != torch.autograd.DeviceType.CUDA:
+            continue
+        begin, end = event.time_range.start, event.time_range.end
+        calls, us = kernels.get(event.name, (0, 0))
+        kernels[event.name] = calls + 1, us + end - begin
+        spans.append((begin, end))
+    return union(spans), kernels
+
+
+def union(spans):
+    """How much [(begin, end)] cover together."""
+    covered, reached = 0, float("-inf")
+    for begin, end in sorted(spans):
+        covered += max(0, end - max(begin, reached))
+        reached = max(reached, end)
+    return covered

@@ -5,14 +5,17 @@
     measure.py models/llama-3-8b.json --engine flute-4
     measure.py models/llama-3-8b.json --engine marlin --batch 1,16,64
     measure.py models/llama-3-70b.json --engine flute-3 --tensor-parallel 2
-    measure.py Llama-3-8B-nf4                              a checkpoint: it says itself how it is quantized
+    measure.py Llama-3-8B-nf4 --engine flute-4             a checkpoint, which says itself how it is quantized
 
 MODEL is a checkpoint folder, or a config.json (or a folder with only that): then the weights are random.
 
 decode_ms[batch]: steady time of a decode step, (time of --new-tokens tokens - time of 1) / (new_tokens - 1), all
-requests with prompts of the same length. first_token_ms: time of one prompt of --prefill tokens until its first token.
+requests with prompts of the same length; fewer tokens where the keys and values of so many requests would not fit.
+first_token_ms: time of one prompt of --prefill tokens until its first token.
 mixed_tokens_per_s: new tokens a second where --mixed requests come at once, with prompts of 32 to 1024 tokens and
 answers of 16 to 256. Wall time seen by the caller of `LLM.generate`, scheduler included: medians of --repeat runs.
+peak_gb: the most that PyTorch held on one GPU, without the keys' and values' kv_gb: weights, activations, graphs.
+steps[batch], with --kernels: kernels of a decode step, and how long the GPU was busy with them.
 """
 
 import argparse
@@ -36,6 +39,10 @@ BLOCK_LAYERS = [
 # Without weight files vLLM learns from the names alone what is quantized.
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
 GPTQ |= {"checkpoint_format": "gptq", "modules_in_block_to_quantize": BLOCK_LAYERS}
+
+KV_BLOCK = 16  # tokens whose keys and values vLLM keeps together
+PROFILED_STEPS = 32
+POWERS = [1 << i for i in range(12)]  # batches that have a CUDA graph beside those that are measured
 
 
 def flute(bits, group_size, head_bits=None):
@@ -64,11 +71,12 @@ def model_folder(model, quantization):
     """The folder to load and whether its weights are random. A quantization is written into a copy of config.json."""
     config_file = model if model.is_file() else model / "config.json"
     random_weights = model.is_file() or not any(model.glob("*.safetensors"))
-    if not random_weights:
-        if quantization:
-            raise SystemExit("measure.py: expected random weights with this engine, found a checkpoint")
-        return model, False
     config = json.loads(config_file.read_text())
+    if not random_weights:
+        expected, found = (one and one["quant_method"] for one in (quantization, config.get("quantization_config")))
+        if expected != found:
+            raise SystemExit(f"measure.py: expected a checkpoint of this engine ({expected}), found {found}")
+        return model, False
     if quantization:
         config["quantization_config"] = quantization
     text = json.dumps(config)
@@ -79,17 +87,23 @@ def model_folder(model, quantization):
     return folder, True
 
 
+def numbers(text):
+    return [int(number) for number in text.split(",")]
+
+
 def parsed():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("--engine", choices=ENGINES, default="unquantized")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--batch", default="1,4,16,64,256")
+    parser.add_argument("--batch", type=numbers, default=[1, 4, 16, 64, 256], metavar="BATCH,...")
     parser.add_argument("--prompt-len", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=256)
     parser.add_argument("--prefill", type=int, default=2048, help="0: leave out")
     parser.add_argument("--mixed", type=int, default=0, help="requests of the mixed load (default: leave out)")
-    parser.add_argument("--kernels", action="store_true", help="also: what each kernel takes of a decode step, batch 1")
+    parser.add_argument(
+        "--kernels", type=numbers, default=[], metavar="BATCH,...", help="also: what each kernel takes of a step"
+    )
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--tensor-parallel", type=int, default=1)
     parser.add_argument("--eager", action="store_true", help="no torch.compile, no CUDA graphs")
@@ -108,7 +122,8 @@ class Load:
 
     def __init__(self, llm, repeat):
         self.llm, self.repeat = llm, repeat
-        self.vocabulary = llm.llm_engine.vllm_config.model_config.get_vocab_size()
+        self.config = llm.llm_engine.vllm_config
+        self.vocabulary = self.config.model_config.get_vocab_size()
         self.draw = random.Random(0)
 
     def prompts(self, lengths):
@@ -144,19 +159,30 @@ class Load:
         steps = [1e3 * (many - one) / (new_tokens - 1) for many in self.times(lengths, new_tokens)]
         return [round(value, 4) for value in (statistics.median(steps), min(steps), max(steps))]
 
-    def kernels(self, prompt_len, new_tokens):
-        """[[kernel, calls, microseconds]] of a decode step of one request, those of 1 us and more.
+    def step(self, batch, prompt_len):
+        """What the GPU does in a decode step: {"busy_us": ..., "kernels": [[kernel, calls, microseconds]]}.
 
-        The prompt's step, one of many, is counted with them; kernels that overlap (dependent launch) are counted whole.
+        Kernels of less than 1 us in all are left out. Those that overlap (dependent launch) are counted whole, and
+        their common time once in busy_us.
         """
         import inside_engine
 
-        self.run([prompt_len], 16)
-        self.llm.apply_model(inside_engine.start_profiler)
-        self.run([prompt_len], new_tokens)
-        found = self.llm.apply_model(inside_engine.stop_profiler)[0]
-        steps = [[name[:100], round(calls / new_tokens, 1), round(us / new_tokens, 2)] for name, calls, us in found]
-        return [step for step in steps if step[2] >= 1]
+        lengths, found = [prompt_len] * batch, []
+        self.run(lengths, 16)
+        for tokens in (1, 1 + PROFILED_STEPS):
+            self.llm.apply_model(inside_engine.start_profiler)
+            self.run(lengths, tokens)
+            found.append(self.llm.apply_model(inside_engine.stop_profiler)[0])
+        (busy_before, before), (busy, kernels) = found
+        steps = []
+        for name, (calls, us) in kernels.items():
+            less, us_less = before.get(name, (0, 0))
+            steps.append([name[:100], (calls - less) / PROFILED_STEPS, (us - us_less) / PROFILED_STEPS])
+        steps = [[name, round(calls, 1), round(us, 2)] for name, calls, us in sorted(steps, key=lambda one: -one[2])]
+        return {
+            "busy_us": round((busy - busy_before) / PROFILED_STEPS, 1),
+            "kernels": [one for one in steps if one[2] >= 1],
+        }
 
     def first_token(self, length):
         self.run([length], 1)
@@ -165,19 +191,75 @@ class Load:
     def mixed(self, count):
         lengths = [self.draw.randint(32, 1024) for _ in range(count)]
         tokens = [self.draw.randint(16, 256) for _ in range(count)]
-        self.run(lengths, tokens)
         return round(sum(tokens) / statistics.median(self.times(lengths, tokens)), 1)
 
 
-def own_turn(path, together):
-    """Waits until all engines have started, or failed, and for this one's turn, which ends when the file is closed."""
+def wait_for_turn(path, together):
+    """Until all engines have started, or failed, and it is this one's turn, which ends with its process."""
     if path is None:
-        return None
+        return
     while len(path.read_text().splitlines()) < together:
         time.sleep(0.2)
-    turn = path.open("a")
-    fcntl.flock(turn, fcntl.LOCK_EX)
-    return turn
+    fcntl.flock(os.open(path, os.O_RDWR), fcntl.LOCK_EX)
+
+
+def started(args, folder, backend, random_weights):
+    """The engine."""
+    import vllm
+
+    memory = {"gpu_memory_utilization": 0.85}
+    if args.kv_gb:
+        memory = {"gpu_memory_utilization": 0.05, "kv_cache_memory_bytes": int(args.kv_gb * 1e9)}
+    extra = {}
+    if args.engine == "bitsandbytes":
+        if random_weights:
+            raise SystemExit("measure.py: expected a checkpoint with --engine bitsandbytes, found a config.json alone")
+        extra = {"quantization": "bitsandbytes"}
+    longest = max(args.prompt_len + args.new_tokens, args.prefill, 1024 + 256 if args.mixed else 0)
+    graphs = sorted({*args.batch, *(size for size in POWERS if size < max(args.batch))})
+    try:
+        return vllm.LLM(
+            str(folder),
+            load_format="dummy" if random_weights else "auto",
+            skip_tokenizer_init=True,
+            dtype=args.dtype,
+            enforce_eager=args.eager,
+            tensor_parallel_size=args.tensor_parallel,
+            linear_backend=backend,
+            max_model_len=longest + 16,
+            max_num_seqs=max(args.batch),
+            max_num_batched_tokens=max(8192, args.prefill),
+            enable_prefix_caching=False,
+            **memory,
+            compilation_config={"cudagraph_capture_sizes": graphs},
+            seed=0,
+            **extra,
+        )
+    finally:
+        if args.turns:
+            with args.turns.open("a") as turns:
+                turns.write(f"{args.engine}\n")
+
+
+def measured(args, load):
+    """The times."""
+    room = load.config.cache_config.kv_cache_size_tokens  # whose keys and values fit
+    fitting = {batch: room // batch // KV_BLOCK * KV_BLOCK - args.prompt_len for batch in args.batch}
+    new_tokens = {batch: min(args.new_tokens, most) for batch, most in fitting.items()}
+    decode = {}
+    for batch in args.batch:
+        decode[batch] = load.decode(batch, args.prompt_len, new_tokens[batch])
+        print(f"batch {batch}: {decode[batch][0]:.3f} ms a step", file=sys.stderr, flush=True)
+    return {
+        "decode_ms": {batch: values[0] for batch, values in decode.items()},
+        "decode_ms_min_max": {batch: values[1:] for batch, values in decode.items()},
+        "prompt_len": args.prompt_len,
+        "new_tokens": new_tokens,
+        "prefill_tokens": args.prefill,
+        "first_token_ms": load.first_token(args.prefill) if args.prefill else None,
+        "mixed_requests": args.mixed,
+        "mixed_tokens_per_s": load.mixed(args.mixed) if args.mixed else None,
+    }
 
 
 def main():
@@ -193,75 +275,27 @@ def main():
 
     quantization, backend = ENGINES[args.engine]
     folder, random_weights = model_folder(args.model, quantization)
-    memory = {"gpu_memory_utilization": 0.85}
-    if args.kv_gb:
-        memory = {"gpu_memory_utilization": 0.05, "kv_cache_memory_bytes": int(args.kv_gb * 1e9)}
-    extra = {}
-    if args.engine == "bitsandbytes":
-        if random_weights:
-            raise SystemExit("measure.py: expected a checkpoint with --engine bitsandbytes, found a config.json alone")
-        extra = {"quantization": "bitsandbytes"}
-    batches = [int(batch) for batch in args.batch.split(",")]
-    longest = max(args.prompt_len + args.new_tokens, args.prefill, 1024 + 256 if args.mixed else 0)
     began = time.perf_counter()
-    try:
-        llm = vllm.LLM(
-            str(folder),
-            load_format="dummy" if random_weights else "auto",
-            skip_tokenizer_init=True,
-            dtype=args.dtype,
-            enforce_eager=args.eager,
-            tensor_parallel_size=args.tensor_parallel,
-            linear_backend=backend,
-            max_model_len=longest + 16,
-            max_num_seqs=max(batches),
-            max_num_batched_tokens=max(8192, args.prefill),
-            enable_prefix_caching=False,
-            **memory,
-            compilation_config={"cudagraph_capture_sizes": sorted({1, 2, 4, 8, *batches})},
-            seed=0,
-            **extra,
-        )
-    finally:
-        if args.turns:
-            with args.turns.open("a") as turns:
-                turns.write(f"{args.engine}\n")
+    llm = started(args, folder, backend, random_weights)
     start_s = time.perf_counter() - began
-    turn = own_turn(args.turns, args.together)
+    wait_for_turn(args.turns, args.together)
     filled = llm.apply_model(inside_engine.randomize)[0] if random_weights else 0
     load = Load(llm, args.repeat)
     finite = load.finite()
-    decode = {}
-    for batch in batches:
-        decode[str(batch)] = load.decode(batch, args.prompt_len, args.new_tokens)
-        print(f"batch {batch}: {decode[str(batch)][0]:.3f} ms a step", file=sys.stderr, flush=True)
-    first_token = load.first_token(args.prefill) if args.prefill else None
-    mixed = load.mixed(args.mixed) if args.mixed else None
-    kernels = load.kernels(args.prompt_len, args.new_tokens) if args.kernels else None
-    if turn:
-        turn.close()
-    config = llm.llm_engine.vllm_config
-    result = {
-        "model": args.model.stem,
-        "engine": args.engine,
-        "tensor_parallel": args.tensor_parallel,
-        "decode_ms": {batch: values[0] for batch, values in decode.items()},
-        "decode_ms_min_max": {batch: values[1:] for batch, values in decode.items()},
-        "prefill_tokens": args.prefill,
-        "first_token_ms": first_token,
-        "mixed_requests": args.mixed,
-        "mixed_tokens_per_s": mixed,
+    result = {"model": args.model.stem, "engine": args.engine, "tensor_parallel": args.tensor_parallel}
+    result |= measured(args, load)
+    peak = llm.apply_model(inside_engine.most_memory)[0] / 1e9
+    result |= {
         "weight_gb": round(llm.apply_model(inside_engine.weight_bytes)[0] / 1e9, 3),  # of one GPU
-        "kernels_of_a_step": kernels,
+        "peak_gb": round(peak - args.kv_gb, 3) if args.kv_gb else None,
+        "kv_gb": args.kv_gb or None,
         "logprobs_finite": finite,
         "weights": "random" if random_weights else "checkpoint",
         "integer_weights_randomized": filled,
         "linear_methods": llm.apply_model(inside_engine.linear_methods)[0],
-        "dtype": str(config.model_config.dtype),
-        "cuda_graphs": str(config.compilation_config.cudagraph_mode),
-        "compile_mode": str(config.compilation_config.mode),
-        "prompt_len": args.prompt_len,
-        "new_tokens": args.new_tokens,
+        "dtype": str(load.config.model_config.dtype),
+        "cuda_graphs": str(load.config.compilation_config.cudagraph_mode),
+        "compile_mode": str(load.config.compilation_config.mode),
         "repeat": args.repeat,
         "engines_idle_on_the_gpu": args.together - 1,
         "engine_start_s": round(start_s, 1),
@@ -269,9 +303,12 @@ def main():
         "versions": {"vllm": vllm.__version__, "torch": torch.__version__},
         "command": " ".join([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
-    print(json.dumps(result, indent=1))
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    try:
+        result["steps"] = {batch: load.step(batch, args.prompt_len) for batch in args.kernels}
+    finally:  # without the profiler's part where it fails
+        print(json.dumps(result, indent=1))
+        if args.json:
+            args.json.write_text(json.dumps(result, indent=1) + "\n")
     if not finite:
         raise SystemExit("measure.py: expected finite log probabilities, found others")
 

@@ -8,7 +8,6 @@ import argparse
 import datetime
 import importlib.metadata
 import json
-import math
 import os
 import pathlib
 import shlex
@@ -18,7 +17,8 @@ import sys
 import contestants
 import flute_library
 import torch
-from measure import DEVICE, DenseWeights, QuantizedWeights, relative_error, time_launches
+from measure import DEVICE, REPETITIONS, DenseWeights, QuantizedWeights, relative_error, time_launches
+from table import tables
 
 LLAMA = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)]
 LLAMA += [(10240, 8192), (8192, 8192), (57344, 8192), (8192, 28672)]
@@ -28,6 +28,7 @@ OTHERS += [(2560, 8192), (14336, 8192), (8192, 2048), (8192, 7168)]  # and on fo
 OTHERS += [(8192, 3584), (3584, 4096), (28672, 3584), (3584, 14336)]  # Gemma-2-9B
 TOKENS = [1, 2, 4, 8, 16, 24, 32, 64]
 FORMATS = [(4, 128), (4, 64), (3, 128), (2, 128)]
+FINALISTS = 2
 
 
 def parse_arguments():
@@ -63,7 +64,8 @@ def find_contestants(library, arguments):
         except Exception as error:  # as below
             left_out[name] = f"{type(error).__name__}: {error}".splitlines()[0]
             print(f"left out: {name}: {left_out[name]}", file=sys.stderr)
-    return found, left_out
+    # What Humming compiles meanwhile it waits for when its turn comes: last.
+    return sorted(found, key=lambda peer: isinstance(peer, contestants.Humming)), left_out
 
 
 class Comparison:
@@ -98,10 +100,16 @@ class Comparison:
                 error = self._error(launch, x, expected)
                 if not error <= peer.tolerance:  # NaN is wrong, too
                     raise RuntimeError(f"relative error: expected up to {peer.tolerance}, found {error:.3g}")
-                found.append((*time_launches(launch, x, weights, self._stream), error, variant))
+                # Of many only the fastest are measured to the end.
+                repetitions = 1 if len(variants) > FINALISTS else REPETITIONS
+                found.append((*time_launches(launch, x, weights, self._stream, repetitions), error, variant))
             except Exception as problem:
                 self._note(peer, weights, f"m {len(x)} {variant}: {problem}")
-        if found:
+        if len(variants) > FINALISTS:
+            finalists = {variant: variants[variant] for *_, variant in sorted(found)[:FINALISTS]}
+            if finalists:
+                self._add_fastest(peer, weights, finalists, x, expected)
+        elif found:
             middle, low, high, error, variant = min(found)
             row = {"peer": peer.name, "bits": weights.bits, "group": weights.group, "n": weights.n, "k": weights.k}
             row |= {"m": len(x), "us": round(middle, 3), "low_us": round(low, 3), "high_us": round(high, 3)}
@@ -118,34 +126,6 @@ class Comparison:
         text = f"{peer.name}, {weights.bits} bits, {weights.n} x {weights.k}: {problem}".splitlines()[0]
         self.failures.append(text)
         print(f"failed: {text}", file=sys.stderr)
-
-
-def geomean(values):
-    return math.exp(sum(map(math.log, values)) / len(values))
-
-
-def print_tables(rows, tokens):
-    cublas = {(r["n"], r["k"], r["m"]): r["us"] for r in rows if r["bits"] == 16}
-    formats = dict.fromkeys((r["bits"], r["group"]) for r in rows if r["bits"] != 16)
-    for bits, group in formats:
-        times = {}  # {peer: {(n, k, m): us}}
-        for r in rows:
-            if (r["bits"], r["group"]) == (bits, group):
-                times.setdefault(r["peer"], {})[r["n"], r["k"], r["m"]] = r["us"]
-        print(f"\n{bits} bits, group {group}: speed-up over cuBLAS fp16, geometric mean over the shapes")
-        print(f"{'M':20}" + "".join(f"{m:8}" for m in tokens))
-        for peer, own in times.items():
-            means = {m: [cublas[case] / us for case, us in own.items() if case[2] == m] for m in tokens}
-            print(f"{peer:20}" + "".join(f"{geomean(means[m]):8.2f}" if means[m] else 8 * " " for m in tokens))
-        flute = times.get("FLUTE", {})
-        rivals = {peer: own for peer, own in times.items() if not peer.startswith("FLUTE")} | {"cuBLAS": cublas}
-        print("FLUTE's time / another's, the largest:")
-        for m in tokens:
-            worst = []
-            for peer, own in rivals.items():
-                ratios = [(us / own[case], *case) for case, us in flute.items() if case[2] == m and case in own]
-                worst += [f"{peer} {ratio:.2f} ({n} x {k})" for ratio, n, k, _ in sorted(ratios)[-1:]]
-            print(f"  M = {m:<4}" + "   ".join(worst))
 
 
 def text_of(*command):
@@ -169,11 +149,14 @@ def main():
     torch.manual_seed(seed := torch.seed() % 2**32)
     peers, left_out = find_contestants(library, arguments)
     comparison = Comparison(arguments.tokens)
-    for n, k in arguments.shapes:
-        comparison.measure(DenseWeights(n, k), peers[:1])
-        for bits, group in arguments.formats:
-            those = [peer for peer in peers[1:] if peer.formats is None or (bits, group) in peer.formats]
-            comparison.measure(QuantizedWeights(n, k, bits, group), those)
+    try:
+        for n, k in arguments.shapes:
+            comparison.measure(DenseWeights(n, k), peers[:1])
+            for bits, group in arguments.formats:
+                those = [peer for peer in peers[1:] if peer.formats is None or (bits, group) in peer.formats]
+                comparison.measure(QuantizedWeights(n, k, bits, group), those)
+    except KeyboardInterrupt:  # what was measured is reported
+        comparison.failures.append("interrupted")
     result = {
         "device": torch.cuda.get_device_name(DEVICE),
         "driver": text_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"),
@@ -190,7 +173,7 @@ def main():
     if arguments.out:
         lines = ",\n".join("  " + json.dumps(row) for row in comparison.rows)
         arguments.out.write_text(json.dumps(result, indent=1)[:-2] + ',\n "rows": [\n' + lines + "\n ]\n}\n")
-    print_tables(comparison.rows, arguments.tokens)
+    print(tables(comparison.rows))
     return 1 if any(failure.startswith("FLUTE") for failure in comparison.failures) else 0
 
 

@@ -158,14 +158,15 @@ class Humming:
     tolerance = PEER_TOLERANCE
 
     def __init__(self, shapes, formats, tokens):
-        """Compiles all kernels at once, on every core: each shape, format and tile height has its own."""
+        """Begins to compile all kernels, on every core: each shape, format and tile height has its own."""
         from humming.kernel.humming import HummingKernel
         from humming.layer import HummingLayer, HummingMethod
         from humming.schema import HummingWeightSchema
 
         self._layer, self._method, self._schema = HummingLayer, HummingMethod, HummingWeightSchema
         self._tokens = {1, *tokens}  # its launcher looks 1 up in any case
-        configurations = []
+        pool = ThreadPoolExecutor(os.cpu_count(), initializer=torch.cuda.set_device, initargs=(DEVICE,))
+        self._compiling = {}  # by shape and format
         for n, k in shapes:
             for bits, group in set(formats) & set(self.formats):
                 layer = SimpleNamespace()
@@ -173,11 +174,14 @@ class Humming:
                     layer, n, k, self._weight_schema(bits, group), torch_dtype=torch.float16
                 )
                 shared = json.loads(meta.to_str())
-                for _, _, tuning in self._tuning(layer):
-                    kernel = shared | tuning
-                    configurations.append({key: kernel[key] for key in kernel.keys() - {"sublayer_name", "num_sms"}})
-        with ThreadPoolExecutor(os.cpu_count(), initializer=torch.cuda.set_device, initargs=(DEVICE,)) as pool:
-            list(pool.map(lambda kernel: HummingKernel(**kernel), configurations))
+                kernels = [shared | tuning for _, _, tuning in self._tuning(layer)]
+                self._compiling[n, k, bits, group] = [
+                    pool.submit(
+                        HummingKernel, **{key: kernel[key] for key in kernel.keys() - {"sublayer_name", "num_sms"}}
+                    )
+                    for kernel in kernels
+                ]
+        pool.shutdown(wait=False)
 
     def table(self, bits):
         return integers(bits)
@@ -191,6 +195,8 @@ class Humming:
         return [choice for choice in choices if any(choice[0] < m <= choice[1] for m in self._tokens)]
 
     def prepare(self, weights):
+        for kernel in self._compiling[weights.n, weights.k, weights.bits, weights.group]:
+            kernel.result()
         schema = self._weight_schema(weights.bits, weights.group)
         layers = []
         for codes, scales in zip(weights.codes, weights.scales, strict=True):

@@ -6,6 +6,7 @@ import torch
 
 DEVICE = torch.device("cuda", 0)
 WARM_UP, REPETITIONS = 3, 9
+BYTES_PER_US, FLOPS_PER_US, GRAPH_US = 3.3e6, 8e8, 2000  # no card of today is faster; what a graph is to last
 
 
 def copies_that_rotate(size):
@@ -60,10 +61,16 @@ def relative_error(found, expected):
     return ((found.double() - expected).norm() / expected.norm()).item()
 
 
-def time_launches(launch, x, weights, stream):
-    """Microseconds of launch(i, x), captured in one graph and replayed: median, least and most. The graph holds every
-    copy at least once, and enough launches that its beginning and end do not count."""
-    count = max(weights.copies, 20 if weights.bytes > 40e6 else 40)
+def launches_of_a_graph(weights, m):
+    """Every copy at least once, and enough that the graph's beginning and end do not count."""
+    least = max(weights.bytes / BYTES_PER_US, 2 * m * weights.n * weights.k / FLOPS_PER_US)
+    enough = min(20 if weights.bytes > 40e6 else 40, round(GRAPH_US / least))
+    return max(weights.copies, enough)
+
+
+def time_launches(launch, x, weights, stream, repetitions=REPETITIONS):
+    """Microseconds of launch(i, x), captured in one graph and replayed: median, least and most."""
+    count = launches_of_a_graph(weights, len(x))
     graph = torch.cuda.CUDAGraph()
     times = []
     with torch.cuda.stream(stream):
@@ -73,7 +80,7 @@ def time_launches(launch, x, weights, stream):
                 launch(i % weights.copies, x)
         finally:
             graph.capture_end()
-        for i in range(WARM_UP + REPETITIONS):
+        for i in range(WARM_UP + repetitions):
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record(stream)
             graph.replay()

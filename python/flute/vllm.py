@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from vllm.config import get_current_vllm_config_or_none
 from vllm.model_executor.layers.linear import (
     LinearBase,
     LinearMethodBase,
@@ -98,7 +99,10 @@ class FluteVllmConfig(QuantizationConfig):
         if isinstance(layer, LinearBase):
             return self._method_of(prefix) or UnquantizedLinearMethod()
         if isinstance(layer, ParallelLMHead) and self._head_is_quantized:
-            return self._method_of(prefix)
+            method = self._method_of(prefix)
+            if method is not None:
+                _expect_no_adapters_of(prefix)
+            return method
         return None
 
     def _method_of(self, prefix: str) -> "FluteLinearMethod | None":
@@ -175,12 +179,12 @@ class FluteLinearMethod(LinearMethodBase):
             raise type(error)(f"flute: {self._name}: {error}") from error
         for name, tensor in {"packed": codes, "scale": values.scales, "codebook": values.codebooks}.items():
             setattr(layer, f"weight_{name}", torch.nn.Parameter(tensor, requires_grad=False))
+        self._gemm = _operator.gemm_tiled
 
     def apply(self, layer: torch.nn.Module, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         weight = layer.weight_packed, layer.weight_scale, layer.weight_codebook
         sizes = self._rows, self._k, self._bits, self._group_size
-        y: torch.Tensor = torch.ops.flute.gemm_tiled(x, *weight, bias, *sizes)
-        return y
+        return self._gemm(x, *weight, bias, *sizes)
 
     def _expect_columns_fit(self, k: int, all_columns: int) -> None:
         step = max(32, self._group_size)
@@ -217,6 +221,18 @@ class _Codebooks(PerTensorScaleParameter):
 
     def load_qkv_weight(self, loaded_weight: torch.Tensor, **kwargs: Any) -> None:
         self.load_merged_column_weight(loaded_weight, **kwargs)
+
+
+def _expect_no_adapters_of(head: str) -> None:
+    """Where LoRA may put them, vLLM asks every head for its `weight`, to learn a dtype and a device."""
+    config = get_current_vllm_config_or_none()
+    adapters = config and config.lora_config
+    name = head.rpartition(".")[2]
+    if adapters and (adapters.target_modules is None or name in adapters.target_modules):
+        raise ValueError(
+            f"flute: {head}: expected a head that is not quantized, which vLLM's LoRA needs, found a quantized one; "
+            "name the layers that have adapters (--lora-target-modules), or quantize without --include lm_head"
+        )
 
 
 def _expect_kernels_for(checkpoint: Checkpoint) -> None:

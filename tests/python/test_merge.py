@@ -41,3 +41,12 @@ def test_models_and_numbers_of_gpus_are_kept_apart(tmp_path):
     table = merged(tmp_path, row("unquantized", {"1": 6.0}, 1.0), row("flute-4", {"1": 3.0}, 1.0, tensor_parallel=2))
     assert "m, 1 x GPU" in table and "m, 2 x GPU" in table
     assert "| flute-4 | 3.00 | 1.00 |" in table
+
+
+def test_a_step_is_divided_by_what_its_kernels_do(tmp_path):
+    kernels = [["flute::decode<4>", 128, 2000.4], ["nvjet_hsh_64x8", 1, 360], ["flash_fwd_kernel", 32, 200]]
+    kernels += [["triton_red_fused_rms_norm", 64, 100], ["triton_poi_fused_mul_silu", 32, 50]]
+    steps = {"1": {"busy_us": 2600, "kernels": kernels}}
+    table = merged(tmp_path, row("flute-4", {"1": 2.85}, 1.0, steps=steps, peak_gb=6.5))
+    assert "| flute-4 | 1 | 2000 | 200 | 360 | 150 | 2600 | 2850 |" in table
+    assert "| 1.00 | 6.50 |" in table

@@ -125,6 +125,41 @@ def test_a_head_that_vllm_does_not_have_is_refused_before_loading(program, tmp_p
         config.maybe_update_config(str(tmp_path / "q"), AutoConfig.from_pretrained(tmp_path / "q"))
 
 
+def test_a_card_that_is_too_old_is_refused_before_loading(quantized, monkeypatch):
+    from vllm.config import VllmConfig
+    from vllm.config.load import LoadConfig
+    from vllm.platforms import current_platform
+    from vllm.platforms.interface import DeviceCapability
+
+    flute.vllm.register()
+    hf = AutoConfig.from_pretrained(quantized)
+    model = types.SimpleNamespace(quantization="flute", hf_config=hf, model=str(quantized), dtype=torch.float16)
+    turing = DeviceCapability(7, 5)
+    monkeypatch.setattr(type(current_platform), "get_device_capability", lambda *args, **more: turing)
+    with pytest.raises(ValueError, match="flute is not supported .* Minimum capability: 80. Current capability: 75"):
+        VllmConfig._get_quantization_config(model, LoadConfig())
+
+
+@pytest.mark.parametrize(("modules", "refused"), [(None, True), (["lm_head", "q_proj"], True), (["q_proj"], False)])
+def test_adapters_of_a_quantized_head_are_refused(quantized, modules, refused):
+    from vllm.config import DeviceConfig, VllmConfig, set_current_vllm_config
+    from vllm.config.lora import LoRAConfig
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    config, head = config_of(quantized, modules_to_not_convert=[]), ParallelLMHead.__new__(ParallelLMHead)
+    vllm_config = VllmConfig(device_config=DeviceConfig(device="cpu"))
+    vllm_config.lora_config = LoRAConfig(target_modules=modules)
+    with set_current_vllm_config(vllm_config):
+        if refused:
+            with pytest.raises(
+                ValueError, match="lm_head: expected a head that is not quantized.*--lora-target-modules"
+            ):
+                config.get_quant_method(head, "lm_head")
+        else:
+            assert config.get_quant_method(head, "lm_head") is not None
+    assert config.get_quant_method(head, "lm_head") is not None  # without adapters
+
+
 def test_bits_without_kernels_are_refused_before_loading(program, tmp_path):
     program("quantize", checkpoints.LLAMA, tmp_path / "q", "--bits", 4, "--layer-bits", "layers.2.*down_proj=5")
     with pytest.raises(ValueError, match="model.layers.2.mlp.down_proj: expected 2, 3 or 4 bits.*found 5"):
@@ -164,3 +199,23 @@ def test_a_parallel_size_that_cuts_a_group_is_refused():
 def test_a_parallel_size_that_leaves_odd_rows_is_refused():
     with pytest.raises(ValueError, match="on 8 GPUs: expected multiples of 32 .* fit: 1, 2, 4$"):
         create([48, 16, 16], 256, 256, 8)
+
+
+def test_the_multiply_compiles_into_one_operator():
+    """vLLM compiles a model whole: what stands between layers and the operator must not break its graph."""
+    from flute import _operator
+
+    method = flute.vllm.FluteLinearMethod("layer", 4, 128)
+    method._rows, method._k, method._gemm = [64, 32], 256, _operator.gemm_tiled
+    sizes = {"packed": (96 * 128, torch.uint8), "scale": (192, torch.float16), "codebook": (32, torch.float16)}
+    tensors = {f"weight_{name}": torch.empty(n, dtype=dtype, device="meta") for name, (n, dtype) in sizes.items()}
+    layer, called = types.SimpleNamespace(**tensors), []
+
+    def backend(graph, inputs):
+        called.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    x = torch.empty(3, 256, dtype=torch.float16, device="meta")
+    y = torch.compile(lambda x: method.apply(layer, x), backend=backend, fullgraph=True)(x)
+    assert y.shape == (3, 96)
+    assert called == ["flute.gemm_tiled.default"]

@@ -17,8 +17,16 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig
 from vllm.config import DeviceConfig, VllmConfig, set_current_vllm_config
+from vllm.config.lora import LoRAConfig
 from vllm.distributed import init_distributed_environment, initialize_model_parallel
-from vllm.model_executor.layers.linear import MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
+from vllm.lora.layers import BaseLayerWithLoRA
+from vllm.lora.utils import from_layer
+from vllm.model_executor.layers.linear import (
+    LinearBase,
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+    RowParallelLinear,
+)
 from vllm.model_executor.layers.quantization import get_quantization_config
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
@@ -69,6 +77,17 @@ def weights_of(layer):
     return np.concatenate([q.dequantize("fp16").astype(np.float32) for q in made])
 
 
+def expect_adapters_fit(layers, packed_modules_mapping, config):
+    """vLLM's LoRA takes every linear layer for one of those that it knows."""
+    lora = LoRAConfig(lora_dtype=torch.float16)
+    for name, layer in layers.items():
+        if isinstance(layer, LinearBase):
+            parts = packed_modules_mapping.get(name.rpartition(".")[2], [])
+            wrapped = from_layer(layer, 1, lora, parts, config)
+            assert isinstance(wrapped, BaseLayerWithLoRA), name
+            assert wrapped.device == layer.weight_packed.device
+
+
 def main(folder, rank, size, meeting, out):
     folder, rank, size = Path(folder), int(rank), int(size)
     with set_current_vllm_config(VllmConfig(device_config=DeviceConfig(device="cpu"))):
@@ -91,6 +110,7 @@ def main(folder, rank, size, meeting, out):
                 place = getattr(layers[layer], parameter)
                 shard = (tensor.shard_id,) if hasattr(tensor, "shard_id") else ()
                 place.weight_loader(place, tensor, *shard)
+        expect_adapters_fit(layers, model.packed_modules_mapping, config)
         np.savez(out, **{name: weights_of(layer) for name, layer in layers.items()})
         torch.distributed.barrier()  # a rank that ends early would close its connections on the others
 
