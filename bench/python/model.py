@@ -10,9 +10,11 @@ that are written to --folder (groups of 128 at 4 bits, of 64 below) and loaded b
 measured before the next; then all compile at the same time, and each is measured again alone.
 
 Decoding: a step of one token is the model with a static cache of --context tokens and the choice of the likeliest
-token, in a CUDA graph. "plain": the model as it is; "compiled": by torch.compile, in one graph (nf4: in as many as it
-takes). Time over several steps between two synchronisations, the median of five. Prefill: the model called plainly on
---prompt tokens, the median of several, without a cache. Memory: torch.cuda.max_memory_allocated while decoding plainly.
+token, in a CUDA graph. "plain": the model as it is; "layers": the layers by torch.compile, which compiles one and has
+it serve all, the rest as it is; "compiled": all of it by torch.compile, in one graph, which takes minutes. (nf4: in as
+many graphs as it takes.) Time over several steps between two synchronisations, the median of five. Prefill: the model
+called plainly on --prompt tokens, the median of several, without a cache. Memory: torch.cuda.max_memory_allocated while
+decoding plainly.
 """
 
 import argparse
@@ -56,14 +58,15 @@ def main():
             child.tell("make")
             child.until("made")
             report(children, args)
-        for child in children:
-            child.tell("compile")
-        for child in children:
-            child.until("compiled")
-        for child in children:
-            child.tell("measure")
-            child.until("measured")
-            report(children, args)
+        for way in ("layers", "compiled"):
+            for child in children:
+                child.tell("compile")
+            for child in children:
+                child.until(way)
+            for child in children:
+                child.tell("measure")
+                child.until(way + "-measured")
+                report(children, args)
     finally:
         for child in children:
             child.process.kill()
@@ -117,7 +120,7 @@ def report(children, args):
     results = {child.variant: child.result for child in children}
     if args.out:
         args.out.write_text(json.dumps(results, indent=1) + "\n")
-    keys = {"plain_ms": "plain", "compiled_ms": "compiled", "prefill_ms": "prefill"}
+    keys = {"plain_ms": "plain", "layers_ms": "layers", "compiled_ms": "compiled", "prefill_ms": "prefill"}
     print(
         "variant   "
         + "".join(f"{name + (' ms' if name == 'prefill' else ' tok/s'):>15s} x bf16" for name in keys.values())
@@ -157,10 +160,16 @@ def run(variant, args):
         result["decode_gb"] = torch.cuda.max_memory_allocated() / 1e9 if args.device == "cuda" else 0
         result["prefill_ms"] = prefill(model, args)
         reached("made")
-        decoding = Decoding(model, args, lambda step: torch.compile(step, fullgraph=variant != "nf4"))
-        reached("compiled")
-        result["compiled_ms"], *result["compiled_range_ms"] = decoding.times()
-    reached("measured")
+        fullgraph = variant != "nf4"
+        for way in ("layers", "compiled"):
+            if way == "layers":
+                with CompiledLayers(model, fullgraph):
+                    decoding = Decoding(model, args)
+            else:
+                decoding = Decoding(model, args, lambda step: torch.compile(step, fullgraph=fullgraph))
+            reached(way)
+            result[way + "_ms"], *result[way + "_range_ms"] = decoding.times()
+            reached(way + "-measured")
 
 
 def allocated(args):
@@ -294,6 +303,42 @@ class AnonymousPeak:
     def _now():
         text = pathlib.Path("/proc/self/status").read_text()
         return int(text.partition("RssAnon:")[2].split()[0]) / 1e6
+
+
+class CompiledLayers:
+    """A model's layers compiled within a scope. They are all the same to the compiler: each is given its own part of
+    the cache, and so has no use for its number."""
+
+    def __init__(self, model, fullgraph):
+        self._layers, self._plain, self._fullgraph = model.model.layers, list(model.model.layers), fullgraph
+
+    def __enter__(self):
+        import torch
+
+        class Part:
+            def __init__(self, cache):
+                self.cache = cache
+
+            def update(self, keys, values, _):
+                return self.cache.update(keys, values)
+
+        class Layer(torch.nn.Module):
+            def __init__(self, index, layer, fullgraph):
+                super().__init__()
+                self.index, self.plain, self.compiled = index, layer, torch.compile(layer, fullgraph=fullgraph)
+
+            def forward(self, hidden, past_key_values, **rest):
+                layer = self.plain if hidden.shape[1] > 1 else self.compiled  # the prompt fills the cache
+                return layer(hidden, past_key_values=Part(past_key_values.layers[self.index]), **rest)
+
+        for index, layer in enumerate(self._plain):
+            layer.self_attn.layer_idx = 0
+            self._layers[index] = Layer(index, layer, self._fullgraph)
+
+    def __exit__(self, *_):
+        for index, layer in enumerate(self._plain):
+            layer.self_attn.layer_idx = index
+            self._layers[index] = layer
 
 
 class Decoding:

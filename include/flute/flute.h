@@ -193,17 +193,22 @@ typedef struct flute_gemm_args {
   int64_t ldy;            /* elements from row to row of y, >= n; 0 means n */
   const void* bias;       /* [n] of `dtype`, or NULL */
   flute_dtype dtype;      /* of x, y and bias */
-  int32_t flags;          /* 0, or FLUTE_NO_DEPENDENT_LAUNCH */
+  int32_t flags;          /* a sum of FLUTE_NO_DEPENDENT_LAUNCH and FLUTE_POINTERS_KNOWN, or 0 */
   flute_threads* threads; /* CPU */
   void* stream;           /* CUDA: a cudaStream_t; the call is asynchronous on it */
   void* workspace;        /* CUDA: see flute_workspace_init; never for two streams at a time */
   size_t workspace_bytes;
 } flute_gemm_args;
 
-/* CUDA, compute capability 9.0 and later: a multiply starts while the stream's previous kernel is ending (programmatic
- * dependent launch) and fetches weights meanwhile; x, y, bias and workspace are not touched before it has ended. This
- * flag switches that off. */
-enum { FLUTE_NO_DEPENDENT_LAUNCH = 1 };
+enum {
+  /* CUDA, compute capability 9.0 and later: a multiply starts while the stream's previous kernel is ending
+   * (programmatic dependent launch) and fetches weights meanwhile; x, y, bias and workspace are not touched before it
+   * has ended. This flag switches that off. */
+  FLUTE_NO_DEPENDENT_LAUNCH = 1,
+  /* CUDA: the caller knows that all pointers are memory of the matrix's device, and they are not looked up, which takes
+   * a microsecond or two. A wrong one is then a fault on the device, not an error that is returned. */
+  FLUTE_POINTERS_KNOWN = 2
+};
 
 /* Y = X * W^T (+ bias) on the matrix's device, for any m >= 0. Table and scale are rounded to `dtype`, sums are fp32
  * and rounded once. The same call gives the same bits, whatever the number of threads.

@@ -84,6 +84,9 @@ struct Execution {
   /// Start while the stream's previous kernel is ending (programmatic dependent launch, compute capability 9.0 and
   /// later): weights are fetched meanwhile; x, y, bias and workspace are not touched before it has ended.
   bool dependent_launch = true;
+  /// CUDA is asked of each pointer whether it is memory of the matrix's device, which takes a microsecond or two in
+  /// all. Where a caller knows that they are, it may do without: a wrong one is then a fault on the device.
+  bool look_up_pointers = true;
 };
 
 /// Bytes of workspace that gemm needs for m tokens: a pure function; 0 on the CPU.

@@ -77,7 +77,7 @@ class Packed:
         self._arrays = packed, q._scales, q.codebook, q._offsets
         offsets = None if q._offsets is None else tensor_of(q._offsets)
         self.tensors = tensor_of(packed), tensor_of(q._scales), tensor_of(q.codebook), offsets
-        self.device = torch.device("cpu")
+        self.device, self.kind = torch.device("cpu"), "cpu"
         self.n, self.k = q.shape
         self.sizes = q.bits, q.group_size
 
@@ -88,7 +88,9 @@ class Packed:
     def packed(self) -> Array:
         return self._arrays[0]
 
-    def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def multiply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """flute.gemm"""
+        x, bias = checked(x, bias, self)
         return gemm_packed(x, *self.tensors, bias, *self.sizes)
 
 
@@ -179,7 +181,7 @@ class Tiled:
 
     def __init__(self, stack: Stack, index: int) -> None:
         self.stack, self.index = stack, index
-        self.device = stack.device
+        self.device, self.kind = stack.device, stack.device.type
         self.rows, self.k, self.bits, self.group_size = stack.sizes
         self.n = self.rows[index]
         self.begin = sum(self.rows[:index])
@@ -187,10 +189,13 @@ class Tiled:
     def packed(self) -> Array:
         return self.stack.packed(self.index)
 
-    def product(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        if len(self.rows) > 1 and bias is not None:
+    def multiply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """flute.gemm"""
+        x, bias = checked(x, bias, self)
+        stack = self.stack
+        if bias is not None and len(self.rows) > 1:
             bias = torch.nn.functional.pad(bias, (self.begin, sum(self.rows) - self.begin - self.n))
-        return self.of_all(gemm_tiled(x, self.stack.codes, *self.stack.of(x.dtype), bias, *self.stack.sizes))
+        return self.of_all(gemm_tiled(x, stack.codes, *stack.of(x.dtype), bias, *stack.sizes))
 
     def of_all(self, y: torch.Tensor) -> torch.Tensor:
         """This weight's part of the stack's product."""
@@ -292,11 +297,6 @@ def _usual_dtype(q: QuantizedTensor) -> torch.dtype:
     return torch.bfloat16 if q._scale_element is BF16 else torch.float16
 
 
-def gemm(x: torch.Tensor, q: QuantizedTensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """flute.gemm for tensors."""
-    return multiply(x, weight_of(q), bias)
-
-
 def weight_of(q: QuantizedTensor) -> Packed | Tiled:
     """Made when it is first asked for."""
     if q._operand is None:
@@ -304,17 +304,13 @@ def weight_of(q: QuantizedTensor) -> Packed | Tiled:
     return q._operand
 
 
-def multiply(x: torch.Tensor, weight: Packed | Tiled, bias: torch.Tensor | None) -> torch.Tensor:
-    return weight.product(*checked(x, bias, weight.n, weight.k, weight.device))
-
-
 def checked(
-    x: torch.Tensor, bias: torch.Tensor | None, n: int, k: int, device: torch.device
+    x: torch.Tensor, bias: torch.Tensor | None, weight: Packed | Tiled
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The arguments of a multiply with a weight [n, k] on `device`, in the dtype that autocast wants them in."""
-    kind = device.type
-    if x.device != device:
-        raise ValueError(f"gemm: x: expected a tensor on {device} as the weight is, found one on {x.device}")
+    """The arguments of a multiply, in the dtype that autocast wants them in."""
+    kind, k = weight.kind, weight.k  # asking a device for its type takes longer than all the rest
+    if x.device != weight.device:
+        raise ValueError(f"gemm: x: expected a tensor on {weight.device} as the weight is, found one on {x.device}")
     if bias is not None and not isinstance(bias, torch.Tensor):
         raise TypeError(f"gemm: bias: expected a torch tensor as x is, found {type(bias).__name__}")
     if torch.is_autocast_enabled(kind):
@@ -329,8 +325,8 @@ def checked(
         if bias.dtype != x.dtype or bias.device != x.device:
             expected, found = f"{x.dtype} on {x.device} as x is", f"{bias.dtype} on {bias.device}"
             raise TypeError(f"gemm: bias: expected {expected}, found {found}")
-        if bias.shape != (n,):
-            raise ValueError(f"gemm: bias: expected shape [{n}], found {list(bias.shape)}")
+        if bias.shape != (weight.n,):
+            raise ValueError(f"gemm: bias: expected shape [{weight.n}], found {list(bias.shape)}")
     return x, bias
 
 

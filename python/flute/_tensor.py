@@ -343,10 +343,13 @@ def gemm(x: Any, q: QuantizedTensor, bias: Any = None) -> Any:
     """
     if not isinstance(q, QuantizedTensor):
         raise TypeError(f"gemm: q: expected a QuantizedTensor, found {type(q).__name__}")
-    if "torch" in sys.modules and isinstance(x, sys.modules["torch"].Tensor):
-        from . import _operator
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        if q._operand is None:
+            from . import _operator
 
-        return _operator.gemm(x, q, bias)
+            q._operand = _operator.Packed(q)
+        return q._operand.multiply(x, bias)
     values, element = float_array(x, "gemm: x")
     if values.ndim == 0 or values.shape[-1] != q.k:
         raise ValueError(f"gemm: x: expected shape [..., {q.k}], found {list(values.shape)}")

@@ -64,15 +64,13 @@ class Linear(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # Tensors are taken from the module itself: a graph made of it knows them as its own, and keeps them in place.
         given = x
-        x, bias = checked(x, self.bias, self.out_features, self.in_features, self._device)
-        sizes = self._q.bits, self._q.group_size
-        if self._device.type == "cpu":
-            packed = self._packed, self._scales, self._codebook, self._offsets
-            return gemm_packed(x, *packed, bias, *sizes)
         weight = self._weight
-        assert isinstance(weight, Tiled)
+        x, bias = checked(x, self.bias, weight)
+        if isinstance(weight, Packed):
+            packed = self._packed, self._scales, self._codebook, self._offsets
+            return gemm_packed(x, *packed, bias, *weight.sizes)
         if len(weight.rows) > 1 and bias is not None:  # which it has been given since it was stacked
-            return weight.product(x, bias)
+            return weight.multiply(x, bias)
         scales, codebook = _VALUES[x.dtype]
         if scales not in self._buffers:
             self._set(self._q, x.dtype)

@@ -136,8 +136,8 @@ Tensor gemm(const Tensor& x, const Tensor& packed, const Tensor& scales, const T
     bias_values = checked_bias(*bias, x, view.n);
     args.bias = bias_values->const_data_ptr();
   }
-  const Tensor rows = torch::stable::contiguous(x);
-  Tensor y = torch::stable::new_empty(x, shape);
+  const Tensor rows = as_contiguous(x);
+  Tensor y = make_empty(x, shape);
   args.m = rows.numel() / view.k;
   args.x = rows.const_data_ptr();
   args.y = y.mutable_data_ptr();
@@ -155,7 +155,7 @@ Tensor gemm_transposed(const Tensor& y, const Tensor& packed, const Tensor& scal
   const flute_dtype dtype = dtype_of(y, "y");
   if (!y.is_cpu()) fail("y: expected a tensor on the CPU, as packed is");
   (void)reshaped(y, view.n, view.k, "y");
-  Tensor weight = torch::stable::new_empty(y, {view.n, view.k});
+  Tensor weight = make_empty(y, {view.n, view.k});
   check(flute_dequantize(&view, 0, view.n, dtype, weight.mutable_data_ptr()));
   return torch::stable::matmul(y, weight);
 }

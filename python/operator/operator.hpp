@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -50,6 +51,30 @@ inline std::vector<int64_t> reshaped(const Tensor& tensor, int64_t from, int64_t
   return shape;
 }
 
+// PyTorch's functions are found by their names in every call, which takes as long as they do. So these go without where
+// that is possible.
+
+inline Tensor as_contiguous(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+/// Contiguous, of the dtype and on the device of `like`.
+inline Tensor make_empty(const Tensor& like, const std::vector<int64_t>& shape) {
+  std::vector<int64_t> strides(shape.size());
+  int64_t stride = 1;
+  for (size_t i = shape.size(); i-- > 0;) {
+    strides[i] = stride;
+    stride *= std::max<int64_t>(shape[i], 1);
+  }
+  int32_t dtype = 0, device = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  AtenTensorHandle made = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
+                                                  dtype, device, like.get_device_index(), &made));
+  return Tensor(made);
+}
+
 /// [n] of x's dtype on its device, contiguous.
 inline Tensor checked_bias(const Tensor& bias, const Tensor& x, int64_t n) {
   if (bias.scalar_type() != x.scalar_type()) fail("bias: expected the dtype of x, found another");
@@ -58,7 +83,7 @@ inline Tensor checked_bias(const Tensor& bias, const Tensor& x, int64_t n) {
   }
   if (bias.dim() != 1) fail("bias: expected a vector, found ", bias.dim(), " dimensions");
   if (bias.size(0) != n) fail("bias: expected ", n, " values, found ", bias.size(0));
-  return torch::stable::contiguous(bias);
+  return as_contiguous(bias);
 }
 
 }  // namespace flute_torch

@@ -46,8 +46,10 @@ Call to_call(const flute_gemm_args* given) {
   gemm_args.ldy = args.ldy;
   gemm_args.bias = args.bias;
   gemm_args.dtype = to_dtype(args.dtype, "args.dtype");
-  if ((args.flags & ~FLUTE_NO_DEPENDENT_LAUNCH) != 0) {
-    fail(ErrorCode::kUnsupported, "args.flags: expected 0 or FLUTE_NO_DEPENDENT_LAUNCH (1), found {}", args.flags);
+  if ((args.flags & ~(FLUTE_NO_DEPENDENT_LAUNCH | FLUTE_POINTERS_KNOWN)) != 0) {
+    fail(ErrorCode::kUnsupported,
+         "args.flags: expected a sum of FLUTE_NO_DEPENDENT_LAUNCH (1) and FLUTE_POINTERS_KNOWN (2), found {}",
+         args.flags);
   }
   Execution& execution = call.execution;
   execution.threads = to_pool(args.threads);
@@ -55,6 +57,7 @@ Call to_call(const flute_gemm_args* given) {
   execution.workspace = args.workspace;
   execution.workspace_bytes = args.workspace_bytes;
   execution.dependent_launch = (args.flags & FLUTE_NO_DEPENDENT_LAUNCH) == 0;
+  execution.look_up_pointers = (args.flags & FLUTE_POINTERS_KNOWN) == 0;
   return call;
 }
 

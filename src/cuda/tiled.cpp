@@ -11,6 +11,7 @@
 #include "cuda/format.hpp"
 #include "cuda/recent.hpp"
 #include "cuda/tiling.hpp"
+#include "cuda/upload.hpp"
 
 namespace flute::cuda {
 namespace {
@@ -64,43 +65,52 @@ std::vector<uint16_t> codebook_of(const PackedView& segment, const TiledMatrix& 
        bad / groups, bad % groups, load_as_f32(scale, segment.scale_dtype, 0));
 }
 
-void fill_segment(const TiledMatrix& matrix, const PackedView& segment, int index, const std::string& what,
-                  uint64_t* first_bad, cudaStream_t stream) {
-  const TiledLayout& layout = matrix.layout;
-  const bool with_codes = matrix.codes != nullptr, with_scales = matrix.scales != nullptr;
-  const bool host_codes = with_codes && in_host_memory(segment.codes.data(), matrix.device, what + ": codes");
-  const bool host_scales = with_scales && in_host_memory(segment.scales, matrix.device, what + ": scales");
-  const int64_t rows_each = staged_rows(layout, segment.n);
-  const size_t code_bytes = static_cast<size_t>(row_words(layout)) * 4;
-  const size_t scale_bytes = static_cast<size_t>(layout.groups) * dtype_size(segment.scale_dtype);
-  const DeviceBuffer staged_codes(host_codes ? static_cast<size_t>(rows_each) * code_bytes : 0);
-  const DeviceBuffer staged_scales(host_scales ? static_cast<size_t>(rows_each) * scale_bytes : 0);
-  check(cudaMemsetAsync(first_bad, 0xff, sizeof(uint64_t), stream), what);  // kNoneBad
-  for (int64_t row = 0; row < segment.n; row += rows_each) {
-    const int64_t rows = std::min(rows_each, segment.n - row);
-    const auto here = [&](const void* data, size_t row_bytes, const DeviceBuffer& staged) -> const void* {
-      const std::byte* from = static_cast<const std::byte*>(data) + static_cast<size_t>(row) * row_bytes;
-      if (staged.bytes() == 0) return from;
-      check(cudaMemcpyAsync(staged.data(), from, static_cast<size_t>(rows) * row_bytes, cudaMemcpyDefault, stream),
-            what);
-      return staged.data();
-    };
-    const TiledRows at = {rows, layout.segment_row[static_cast<size_t>(index)] + row, layout.n()};
-    if (with_codes) {
-      const auto* from = static_cast<const uint32_t*>(here(segment.codes.data(), code_bytes, staged_codes));
-      check(tile_codes(layout.format.bits, from, at, layout.k, matrix.codes, stream), what);
-    }
-    if (with_scales) {
-      check(tile_scales(here(segment.scales, scale_bytes, staged_scales), segment.scale_dtype, at, layout.groups,
-                        layout.tiled_groups, matrix.dtype, matrix.scales, first_bad, row, stream),
-            what);
+/// Codes and scales of segments on their way into a matrix, one segment after the other through the same memory.
+class Filling {
+ public:
+  Filling(const TiledMatrix& matrix, cudaStream_t stream)
+      : matrix_(matrix), stream_(stream), upload_(matrix.device, stream) {}
+
+  /// Lowers *first_bad, on the device, where a scale is not finite.
+  void add(const PackedView& segment, int index, const std::string& what, uint64_t* first_bad) {
+    const TiledLayout& layout = matrix_.layout;
+    const int64_t rows_each = staged_rows(layout, segment.n);
+    const size_t code_bytes = static_cast<size_t>(row_words(layout)) * 4;
+    const size_t scale_bytes = static_cast<size_t>(layout.groups) * dtype_size(segment.scale_dtype);
+    for (int64_t row = 0; row < segment.n; row += rows_each) {
+      const int64_t rows = std::min(rows_each, segment.n - row);
+      const TiledRows at = {rows, layout.segment_row[static_cast<size_t>(index)] + row, layout.n()};
+      if (matrix_.codes != nullptr) {
+        const void* codes = there(segment.codes.data(), row, rows, code_bytes, codes_, what + ": codes");
+        check(tile_codes(layout.format.bits, static_cast<const uint32_t*>(codes), at, layout.k, matrix_.codes, stream_),
+              what);
+      }
+      if (matrix_.scales != nullptr) {
+        const void* scales = there(segment.scales, row, rows, scale_bytes, scales_, what + ": scales");
+        check(tile_scales(scales, segment.scale_dtype, at, layout.groups, layout.tiled_groups, matrix_.dtype,
+                          matrix_.scales, first_bad, row, stream_),
+              what);
+      }
     }
   }
-  uint64_t bad = kNoneBad;
-  check(cudaMemcpyAsync(&bad, first_bad, sizeof(bad), cudaMemcpyDefault, stream), what);
-  check(cudaStreamSynchronize(stream), what);  // the staging memory goes, too
-  if (bad != kNoneBad) refuse_scale(segment, what, bad, stream);
-}
+
+ private:
+  /// Rows on the device: where they are, or a copy of them.
+  const void* there(const void* data, int64_t row, int64_t rows, size_t row_bytes, DeviceBuffer& copy,
+                    const std::string& what) {
+    const std::byte* from = static_cast<const std::byte*>(data) + static_cast<size_t>(row) * row_bytes;
+    if (!in_host_memory(data, matrix_.device, what)) return from;
+    const size_t bytes = static_cast<size_t>(rows) * row_bytes;
+    if (copy.bytes() < bytes) copy = DeviceBuffer(bytes);
+    upload_.copy(copy.data(), from, bytes);
+    return copy.data();
+  }
+
+  const TiledMatrix& matrix_;
+  cudaStream_t stream_;
+  Upload upload_;
+  DeviceBuffer codes_, scales_;
+};
 
 /// Of codes and what is read with them, the parts that are there.
 void expect_matrix(const TiledMatrix& matrix) {
@@ -138,21 +148,30 @@ TiledMatrix::TiledMatrix(const TiledView& view)
 
 void fill(const TiledMatrix& matrix, std::span<const PackedView> segments, cudaStream_t stream) {
   const TiledBytes bytes = matrix.layout.bytes();
+  const auto what = [](size_t segment) { return fmt::format("matrix: segment {}", segment); };
+  std::vector<uint16_t> codebooks;
+  if (matrix.codebooks != nullptr) {
+    for (size_t i = 0; i < segments.size(); ++i) {
+      const std::vector<uint16_t> codebook = codebook_of(segments[i], matrix, what(i), stream);
+      codebooks.insert(codebooks.end(), codebook.begin(), codebook.end());
+    }
+    check(cudaMemcpyAsync(matrix.codebooks, codebooks.data(), bytes.codebooks, cudaMemcpyDefault, stream), "matrix");
+  }
+  const DeviceBuffer bad(segments.size() * sizeof(uint64_t));
+  auto* const first_bad = reinterpret_cast<uint64_t*>(bad.data());
+  check(cudaMemsetAsync(first_bad, 0xff, bad.bytes(), stream), "matrix");  // kNoneBad
   if (matrix.codes != nullptr) check(cudaMemsetAsync(matrix.codes, 0, bytes.codes, stream), "matrix");
   if (matrix.scales != nullptr) check(cudaMemsetAsync(matrix.scales, 0, bytes.scales, stream), "matrix");
-  const DeviceBuffer bad(sizeof(uint64_t));
+  Filling filling(matrix, stream);
   for (size_t i = 0; i < segments.size(); ++i) {
-    const std::string what = fmt::format("matrix: segment {}", i);
-    if (matrix.codebooks != nullptr) {
-      const std::vector<uint16_t> codebook = codebook_of(segments[i], matrix, what, stream);
-      const size_t size = codebook.size() * 2;
-      check(cudaMemcpyAsync(matrix.codebooks + i * size, codebook.data(), size, cudaMemcpyDefault, stream), what);
-      check(cudaStreamSynchronize(stream), what);
-    }
-    if (segments[i].n == 0) continue;
-    fill_segment(matrix, segments[i], static_cast<int>(i), what, reinterpret_cast<uint64_t*>(bad.data()), stream);
+    filling.add(segments[i], static_cast<int>(i), what(i), first_bad + i);
   }
+  std::vector<uint64_t> found(segments.size());
+  check(cudaMemcpyAsync(found.data(), first_bad, bad.bytes(), cudaMemcpyDefault, stream), "matrix");
   check(cudaStreamSynchronize(stream), "matrix");
+  for (size_t i = 0; i < segments.size(); ++i) {
+    if (found[i] != kNoneBad) refuse_scale(segments[i], what(i), found[i], stream);
+  }
 }
 
 PackedMatrix packed_of(const TiledMatrix& given, int segment) {
@@ -225,9 +244,11 @@ void multiply(const TiledMatrix& matrix, const GemmArgs& given, const Execution&
          address(args.bias));
   }
   const OpenDevice& device = opened_device(matrix.device);
-  expect_device_memory(args.x, matrix.device, "gemm: x");
-  expect_device_memory(args.y, matrix.device, "gemm: y");
-  if (args.bias != nullptr) expect_device_memory(args.bias, matrix.device, "gemm: bias");
+  if (execution.look_up_pointers) {
+    expect_device_memory(args.x, matrix.device, "gemm: x");
+    expect_device_memory(args.y, matrix.device, "gemm: y");
+    if (args.bias != nullptr) expect_device_memory(args.bias, matrix.device, "gemm: bias");
+  }
 
   const DeviceScope scope(matrix.device);
   MultiplyArguments call = {};
@@ -300,7 +321,7 @@ void multiply(const TiledView& view, const GemmArgs& args, const Execution& exec
   const TiledMatrix matrix(view);
   if (args.m > 0 && matrix.layout.n() > 0) {
     (void)opened_device(view.device);
-    expect_matrix(matrix);
+    if (execution.look_up_pointers) expect_matrix(matrix);
   }
   multiply(matrix, args, execution, {});
 }

@@ -125,7 +125,8 @@ TEST_F(CapiDevice, MultipliesOnTheCallersStream) {
       const DeviceMemory workspace(bytes);
       ASSERT_EQ(flute_workspace_init(kCuda, workspace.data(), bytes, stream.get()), FLUTE_OK) << message();
       std::vector<std::byte> first;
-      for (const int32_t flags : {0, int32_t{FLUTE_NO_DEPENDENT_LAUNCH}}) {
+      for (const int32_t flags :
+           {0, int32_t{FLUTE_NO_DEPENDENT_LAUNCH}, FLUTE_NO_DEPENDENT_LAUNCH | FLUTE_POINTERS_KNOWN}) {
         const DeviceMemory y(Multiply::kYBytes);
         flute_gemm_args args = test.arguments(y);
         args.flags = flags;
@@ -225,7 +226,7 @@ TEST_F(CapiDevice, CallsThatCannotBeAreRefusedBeforeALaunch) {
     });
   }
   flute_gemm_args args = test.arguments(y);
-  args.flags = 2;
+  args.flags = 4;
   EXPECT_ERROR(flute_gemm(matrix.get(), &args), FLUTE_UNSUPPORTED, "flags");
   flute::succeed(cudaDeviceSynchronize());
   EXPECT_EQ(cudaGetLastError(), cudaSuccess);
