@@ -30,7 +30,7 @@ Case to_case(const Keys& keys) {
   one.shape = {.m = value("m", 1), .n = value("n", 4096), .k = value("k", 4096)};
   one.format = {value("bits", 4), value("group", 128), text("dtype") == "bf16"};
   one.wish = {value("rows", 0),      value("warps", 0), value("blocks", 0), value("depth", 0),
-              value("row_warps", 0), value("tile", 0),  value("split", 0), value("stripe", 0)};
+              value("row_warps", 0), value("tile", 0),  value("split", 0),  value("stripe", 0)};
   one.family = value("family", 0);
   one.segments = value("segments", 1);
   one.rest = value("rest", one.rest);

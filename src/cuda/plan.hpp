@@ -45,7 +45,7 @@ struct DeviceLimits {
 struct PlanWish {
   int rows = 0, warps = 0, blocks = 0, depth = 0, row_warps = 0;  // decode
   int tile = 0, split = 0;  // prefill: 1 + an index of kPrefillTiles; blocks that share out K
-  int stripe = 0;
+  int stripe = 0;           // token tiles side by side
 };
 
 // Consecutive row groups dealt to consecutive blocks: the first `longer` blocks have each + 1.

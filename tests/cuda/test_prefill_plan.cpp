@@ -94,8 +94,10 @@ Turns turns_of(const PrefillPlan& plan, int block) {
 
 /// The tile's rows, which must be of one segment, and its tokens.
 std::string wrong_in_tile(const PrefillPlan& plan, const PlanCase& one, int index) {
-  int row_tile = index / plan.token_tiles, segment = 0;
-  const int token_tile = index - row_tile * plan.token_tiles;
+  const int stripe = index / plan.stripe_tiles, first = stripe * plan.stripe;
+  const int width = std::min(plan.stripe, plan.token_tiles - first), left = index - stripe * plan.stripe_tiles;
+  int row_tile = left / width, segment = 0;
+  const int token_tile = first + left - row_tile * width;
   while (row_tile >= plan.deal.share[segment].blocks) {
     row_tile -= plan.deal.share[segment++].blocks;
     if (segment >= plan.deal.segments) return "a tile beyond the last segment";

@@ -57,7 +57,8 @@ PrefillPlan make_prefill_plan(const Shape& shape, const Format& format, const De
       plan.tile = index, plan.split = split;
       plan.units_each = plan.units / split, plan.units_longer = plan.units % split;
       plan.token_tiles = ceil_div(shape.m, tile.tokens);
-      plan.stripe = std::min(plan.token_tiles, wish.stripe != 0 ? wish.stripe : std::max(1, kStripeTokens / tile.tokens));
+      plan.stripe =
+          std::min(plan.token_tiles, wish.stripe != 0 ? wish.stripe : std::max(1, kStripeTokens / tile.tokens));
       plan.row_groups = ceil_div(shape.n, kGroupRows);
       plan.group_shift = group_shift_of(format.group_size);
       plan.table_rounds = ceil_div(table_bytes(format.bits) / kTableStride / 4, 4 * tile.warpgroups());

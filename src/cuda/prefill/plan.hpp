@@ -46,7 +46,7 @@ struct PrefillPlan {
   int whole_tiles = 0;  // that one block does each; of the others a cluster's blocks share out K
   RowDeal deal;         // row tiles
   int token_tiles = 1;
-  int stripe = 1, stripe_tiles = 0;      // token tiles side by side before the next rows; tiles of a stripe of all rows
+  int stripe = 1, stripe_tiles = 0;  // token tiles side by side before the next rows; tiles of a stripe of all rows
   int row_groups = 0, units = 0, group_shift = 0;
   int units_each = 0, units_longer = 0;  // of a cluster's block, the first `longer` have one more
   int table_rounds = 0;                  // of building the table, a warp doing four entries in each
